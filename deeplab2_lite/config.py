@@ -1,0 +1,340 @@
+"""The typed experiment configuration: one tree of frozen dataclasses, one meaning a field.
+
+Everything that a run does is decided here, before any work starts. `config_loading.py` reads it
+from YAML and overrides; `config_validation.py` refuses values that contradict each other. Defaults
+are the paper's final model (section 4, Table 1) unless a comment says otherwise.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+BackboneName = Literal["mobilenet_v3_large", "mobilenet_v3_small", "resnet50", "resnet50_beta"]
+Size = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class BackboneConfig:
+    """The encoder.
+
+    Attributes:
+        name: Which network.
+        output_stride: Input size over the size of its last feature map; atrous convolution keeps the
+            resolution from there on (paper section 3.1).
+        halve_last_block: MobileNetV3: halve the width of the last block, as the paper's counts need.
+        multi_grid: Factors on the atrous rate of the units of the last ResNet block; (1, 1, 1) is off.
+    """
+
+    name: BackboneName = "resnet50_beta"
+    output_stride: Literal[8, 16, 32] = 16
+    halve_last_block: bool = True
+    multi_grid: tuple[int, int, int] = (1, 1, 1)
+
+
+@dataclass(frozen=True)
+class AsppConfig:
+    """Atrous spatial pyramid pooling.
+
+    Attributes:
+        atrous_rates: Rates of the 3x3 convolutions; null takes 6, 12, 18 at output stride 16, double
+            at 8, half at 32.
+        separable: Depthwise-separable 3x3 convolutions (the paper's counts); false makes them dense.
+        pooling_kernel: Height and width of the image pooling's window in feature pixels; null pools
+            globally.
+        dropout: Rate after the projection (public code uses 0.1; the paper names none).
+    """
+
+    atrous_rates: tuple[int, ...] | None = None
+    separable: bool = True
+    pooling_kernel: Size | None = None
+    dropout: float = 0.0
+
+
+@dataclass(frozen=True)
+class DecoderConfig:
+    """The upsampling path.
+
+    Attributes:
+        skip_strides: Strides of the backbone features that are merged, coarse to fine. (8, 4) is
+            Panoptic-DeepLab, (4,) DeepLabV3+.
+        kernel_size: Of the separable convolutions after each merge.
+        convolutions_per_stage: How many of them (1; DeepLabV3+ has 2).
+    """
+
+    skip_strides: tuple[int, ...] = (8, 4)
+    kernel_size: int = 5
+    convolutions_per_stage: int = 1
+
+
+@dataclass(frozen=True)
+class BranchConfig:
+    """Widths of one branch: ASPP, decoder, head, and skip projections (one per skip stride)."""
+
+    aspp_channels: int = 256
+    decoder_channels: int = 256
+    head_channels: int = 256
+    projection_channels: tuple[int, ...] = (64, 32)
+
+
+@dataclass(frozen=True)
+class BatchNormConfig:
+    """Batch normalization. `synchronized` computes its statistics over all replicas."""
+
+    momentum: float = 0.99
+    epsilon: float = 1e-3
+    synchronized: bool = True
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The network.
+
+    Attributes:
+        tasks: "panoptic" has both branches; "semantic" or "instance" builds that one alone (Table 1).
+        dual_aspp: An ASPP for each branch; false shares the semantic branch's.
+        dual_decoder: A decoder for each branch; false hangs all heads on the semantic branch's.
+        depthwise_norm: BN and ReLU also between depthwise and pointwise of the separable convolutions
+            in ASPP, decoder and heads (DeepLab2 has them, the paper's counts have not).
+        head_kernel_size: Of the separable convolution in each head.
+    """
+
+    tasks: Literal["panoptic", "semantic", "instance"] = "panoptic"
+    backbone: BackboneConfig = field(default_factory=BackboneConfig)
+    aspp: AsppConfig = field(default_factory=AsppConfig)
+    decoder: DecoderConfig = field(default_factory=DecoderConfig)
+    semantic: BranchConfig = field(default_factory=BranchConfig)
+    instance: BranchConfig = field(
+        default_factory=lambda: BranchConfig(
+            aspp_channels=256, decoder_channels=128, head_channels=32, projection_channels=(32, 16)
+        )
+    )
+    dual_aspp: bool = True
+    dual_decoder: bool = True
+    depthwise_norm: bool = False
+    head_kernel_size: int = 5
+    batch_norm: BatchNormConfig = field(default_factory=BatchNormConfig)
+
+
+@dataclass(frozen=True)
+class PhotometricConfig:
+    """Photometric jitter, off at 0: each factor is drawn from [-value, value] (hue, brightness) or
+    [1-value, 1+value] (contrast, saturation). Brightness is a fraction of the full range."""
+
+    brightness: float = 0.0
+    contrast: float = 0.0
+    saturation: float = 0.0
+    hue: float = 0.0
+
+
+@dataclass(frozen=True)
+class AugmentationConfig:
+    """Random scale, crop (`data.crop_size`), flip and jitter of training images (paper section 4).
+
+    Attributes:
+        min_scale: Smallest scale.
+        max_scale: Largest scale.
+        scale_step: Scales are min_scale, min_scale + step, ...; 0 draws them uniformly.
+        flip_left_right: Mirror with probability 1/2.
+        flip_up_down: Mirror with probability 1/2; for images that have no up, such as microscopy.
+        rotate_90: Turn by a random multiple of 90 degrees (square crops only); likewise.
+        photometric: Colour jitter.
+    """
+
+    min_scale: float = 0.5
+    max_scale: float = 2.0
+    scale_step: float = 0.1
+    flip_left_right: bool = True
+    flip_up_down: bool = False
+    rotate_90: bool = False
+    photometric: PhotometricConfig = field(default_factory=PhotometricConfig)
+
+
+@dataclass(frozen=True)
+class ShapesConfig:
+    """The procedural data set that needs no download: image counts, size and seed."""
+
+    train_images: int = 512
+    val_images: int = 64
+    height: int = 129
+    width: int = 257
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Where the images come from and how they are read.
+
+    Attributes:
+        dir: Folder of TFRecord shards with their `dataset_info.yaml`, as a converter writes it.
+        dataset_info: Name of a preset, or a file; null reads the one in `dir`.
+        shapes: Generate the `shapes` data set into the model folder when `dir` is null.
+        train_split: Shards `{train_split}-*.tfrecord` are trained on.
+        eval_split: Shards `{eval_split}-*.tfrecord` are evaluated on.
+        crop_size: Height and width of training crops, each a multiple of the output stride plus 1.
+        longest_side: Resize every image so that its longer side has so many pixels, in training and
+            inference (paper section 4: 2177 Mapillary Vistas, 1025 COCO); null keeps their size.
+        augmentation: Random changes of training images.
+        cache: Keep the encoded records in memory.
+    """
+
+    dir: str | None = None
+    dataset_info: str | None = None
+    shapes: ShapesConfig | None = None
+    train_split: str = "train"
+    eval_split: str = "val"
+    crop_size: Size = (1025, 2049)
+    longest_side: int | None = None
+    augmentation: AugmentationConfig = field(default_factory=AugmentationConfig)
+    cache: bool = False
+
+
+@dataclass(frozen=True)
+class TargetConfig:
+    """Training targets (paper sections 3.1 and 4).
+
+    Attributes:
+        center_sigma: Standard deviation in pixels of the Gaussian round each centre.
+        small_instance_area: Instances of fewer pixels are small (64 x 64).
+        small_instance_weight: Semantic weight of their pixels.
+    """
+
+    center_sigma: float = 8.0
+    small_instance_area: int = 4096
+    small_instance_weight: float = 3.0
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """Losses and their weights (paper section 4).
+
+    Attributes:
+        semantic_weight: Of the bootstrapped cross entropy.
+        hardest_fraction: Share of the labelled pixels of an image, hardest first, that count.
+        center: Heatmap loss; with sigmoid cross entropy the heatmap head ends in a sigmoid.
+        center_weight: Of the heatmap loss.
+        offset_weight: Of the L1 loss of the offsets; the paper's text says 0.25, public code bases use
+            0.01.
+    """
+
+    semantic_weight: float = 1.0
+    hardest_fraction: float = 0.2
+    center: Literal["mse", "sigmoid_cross_entropy"] = "mse"
+    center_weight: float = 200.0
+    offset_weight: float = 0.25
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """Optimizer and learning rate: `learning_rate * (1 - step / steps) ** power` after a linear warm-up.
+
+    Attributes:
+        name: "adam" (the paper's, without weight decay), "sgd" (momentum 0.9), "adamw", "lamb", or a
+            TensorFlow Addons optimizer as "tfa/LAMB", "tfa/RectifiedAdam", ...
+        learning_rate: Initial rate, after the warm-up.
+        power: Of the polynomial decay.
+        end_learning_rate: Reached at the last step.
+        warmup_steps: Steps of linear warm-up from 0.
+        clip_global_norm: Scale gradients down to this norm; null leaves them.
+        options: Further arguments of the optimizer by name, such as `beta_1: 0.9`.
+    """
+
+    name: str = "adam"
+    learning_rate: float = 1e-3
+    power: float = 0.9
+    end_learning_rate: float = 0.0
+    warmup_steps: int = 0
+    clip_global_norm: float | None = None
+    options: dict[str, int | float | bool | str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """The training loop.
+
+    Attributes:
+        steps: Train up to this step.
+        batch_size: Global batch, over all replicas.
+        seed: Of initial weights, image order and augmentation; every draw follows from (seed, step).
+        steps_per_loop: Steps run on the device between two looks of the host.
+        checkpoint_interval: Steps between two checkpoints.
+        eval_interval: Steps between two evaluations; null evaluates at the end alone.
+        image_interval: Steps between two TensorBoard image summaries; null writes none.
+        max_to_keep: Checkpoints kept.
+        precision: Compute type of the network; heads, losses and BN stay float32.
+        optimizer: Optimizer and schedule.
+    """
+
+    steps: int = 60000
+    batch_size: int = 32
+    seed: int = 0
+    steps_per_loop: int = 50
+    checkpoint_interval: int = 1000
+    eval_interval: int | None = None
+    image_interval: int | None = 1000
+    max_to_keep: int = 3
+    precision: Literal["float32", "bfloat16"] = "float32"
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+
+
+@dataclass(frozen=True)
+class PostprocessingConfig:
+    """From heads to panoptic map (paper section 3.2).
+
+    Attributes:
+        center_threshold: Heatmap values at or below it are no centres.
+        nms_kernel: Side of the window in which a centre must be the maximum; odd.
+        top_k: Most centres of an image.
+        stuff_area_limit: Stuff of fewer pixels becomes void; null takes the data set's.
+    """
+
+    center_threshold: float = 0.1
+    nms_kernel: int = 7
+    top_k: int = 200
+    stuff_area_limit: int | None = None
+
+
+@dataclass(frozen=True)
+class EvaluationConfig:
+    """Evaluation.
+
+    Attributes:
+        batch_size: Global batch; images of different sizes never share one unless `fixed_size` is set.
+        fixed_size: Pad every image to this height and width, for devices that need static shapes
+            (TPU); null pads each as the exported model does.
+        pictures: How many pictures to write; -1 writes one for every image.
+    """
+
+    batch_size: int = 1
+    fixed_size: Size | None = None
+    pictures: int = 16
+
+
+@dataclass(frozen=True)
+class RuntimeConfig:
+    """Devices: "one_device", "mirrored" over all local GPUs (or `devices`), or "tpu"."""
+
+    strategy: Literal["auto", "one_device", "mirrored", "tpu"] = "auto"
+    devices: tuple[str, ...] | None = None
+    tpu: str | None = None
+
+
+@dataclass(frozen=True)
+class ExperimentConfig:
+    """All of an experiment; the root of every YAML file.
+
+    Attributes:
+        name: Name of the experiment; the default model folder bears it.
+        description: What it reproduces, in a line.
+    """
+
+    name: str = "experiment"
+    description: str = ""
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    targets: TargetConfig = field(default_factory=TargetConfig)
+    losses: LossConfig = field(default_factory=LossConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    postprocessing: PostprocessingConfig = field(default_factory=PostprocessingConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    runtime: RuntimeConfig = field(default_factory=RuntimeConfig)

@@ -1,0 +1,282 @@
+"""Label spaces as data: the classes of a data set, and how its panoptic ids are built.
+
+A `DatasetInfo` lies beside the records of every data set (`dataset_info.yaml`), so that training,
+evaluation and export learn all that they need from the folder. Presets are YAML files of the same
+form in `configs/datasets/`.
+"""
+
+from __future__ import annotations
+
+import colorsys
+import functools
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from deeplab2_lite.errors import UserError, nearest_name
+from deeplab2_lite.files import packaged_configs, write_text_atomically
+
+FILE_NAME = "dataset_info.yaml"
+# Labels are stored as three bytes a pixel.
+MAX_PANOPTIC_ID = 2**24 - 1
+
+
+@dataclass(frozen=True)
+class ClassInfo:
+    """One class of a label space.
+
+    Attributes:
+        name: Its name, as it appears in tables and pictures.
+        isthing: Whether its pixels belong to countable instances.
+        color: RGB, 0..255, for pictures.
+        original_id: Its id in the source annotations (COCO category id, Cityscapes label id, ...).
+    """
+
+    name: str
+    isthing: bool
+    color: tuple[int, int, int]
+    original_id: int
+
+
+@dataclass(frozen=True)
+class DatasetInfo:
+    """The label space of a data set. A class's id is its position in `classes`.
+
+    Attributes:
+        name: Name of the data set.
+        classes: The classes, things and stuff, in order of their contiguous ids from 0.
+        ignore_label: Semantic id of void pixels; not a class id.
+        label_divisor: Panoptic id = semantic_id * label_divisor + instance_id.
+        stuff_area_limit: Predicted stuff segments of fewer pixels become void (paper section 4).
+        splits: Number of records by split; empty for a preset.
+    """
+
+    name: str
+    classes: tuple[ClassInfo, ...]
+    ignore_label: int = 255
+    label_divisor: int = 1000
+    stuff_area_limit: int = 0
+    splits: Mapping[str, int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        where = f"dataset_info '{self.name}'"
+        if not self.classes:
+            raise UserError(f"{where}: classes: expected at least one class")
+        if self.label_divisor < 1:
+            raise UserError(f"{where}: label_divisor: expected a positive integer, got {self.label_divisor}")
+        if self.ignore_label < len(self.classes):
+            raise UserError(
+                f"{where}: ignore_label: expected an id that is no class (>= {len(self.classes)}), "
+                f"got {self.ignore_label}"
+            )
+        if (self.ignore_label + 1) * self.label_divisor - 1 > MAX_PANOPTIC_ID:
+            raise UserError(
+                f"{where}: ignore_label {self.ignore_label} with label_divisor {self.label_divisor} gives "
+                f"panoptic ids above {MAX_PANOPTIC_ID}, the most that an RGB label image holds"
+            )
+        if self.stuff_area_limit < 0:
+            raise UserError(f"{where}: stuff_area_limit: expected 0 or more, got {self.stuff_area_limit}")
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes, things and stuff; void is none of them."""
+        return len(self.classes)
+
+    @property
+    def thing_ids(self) -> tuple[int, ...]:
+        """Contiguous ids of the thing classes, ascending."""
+        return tuple(i for i, c in enumerate(self.classes) if c.isthing)
+
+    @property
+    def stuff_ids(self) -> tuple[int, ...]:
+        """Contiguous ids of the stuff classes, ascending."""
+        return tuple(i for i, c in enumerate(self.classes) if not c.isthing)
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Class names by contiguous id."""
+        return tuple(c.name for c in self.classes)
+
+    @property
+    def void_id(self) -> int:
+        """Panoptic id of void pixels."""
+        return self.ignore_label * self.label_divisor
+
+    @property
+    def max_instances(self) -> int:
+        """The most instances of one class that an image's label can hold (instance id 0 is none)."""
+        return self.label_divisor - 1
+
+    @property
+    def colors(self) -> np.ndarray:
+        """Class colours, uint8 [num_classes, 3]."""
+        return np.array([c.color for c in self.classes], np.uint8)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns plain data, as written to YAML."""
+        return {
+            "name": self.name,
+            "ignore_label": self.ignore_label,
+            "label_divisor": self.label_divisor,
+            "stuff_area_limit": self.stuff_area_limit,
+            "splits": dict(self.splits),
+            "classes": [
+                {"name": c.name, "isthing": c.isthing, "color": list(c.color), "original_id": c.original_id}
+                for c in self.classes
+            ],
+        }
+
+    def save(self, folder: str | Path) -> Path:
+        """Writes `dataset_info.yaml` into a folder, whole or not at all.
+
+        Args:
+            folder: An existing folder.
+
+        Returns:
+            The path written.
+        """
+        text = yaml.safe_dump(self.to_dict(), sort_keys=False, default_flow_style=None, width=120)
+        return write_text_atomically(Path(folder) / FILE_NAME, text)
+
+
+def distinct_colors(count: int) -> tuple[tuple[int, int, int], ...]:
+    """Returns colours far apart in hue, for label spaces that come without any.
+
+    Args:
+        count: How many.
+
+    Returns:
+        RGB triples, 0..255; the same for the same count prefix.
+    """
+    colors = []
+    for i in range(count):
+        # Steps of the golden ratio keep neighbours in the list far apart on the colour circle.
+        hue = (0.61803398875 * i + 0.58) % 1.0
+        red, green, blue = colorsys.hsv_to_rgb(hue, 0.85 - 0.3 * (i % 2), 0.9 - 0.25 * ((i // 2) % 2))
+        colors.append((round(255 * red), round(255 * green), round(255 * blue)))
+    return tuple(colors)
+
+
+def load_dataset_info(source: str | Path) -> DatasetInfo:
+    """Loads a label space.
+
+    Args:
+        source: The name of a preset ("cityscapes", "coco", "mapillary_vistas", "shapes"), a
+            `dataset_info.yaml`, a folder that holds one, or a COCO-panoptic JSON (its `categories`).
+
+    Returns:
+        The label space.
+
+    Raises:
+        UserError: Nothing is there, or it is no label space.
+    """
+    path = Path(source)
+    if path.is_dir() and (path / FILE_NAME).is_file():
+        path = path / FILE_NAME
+    if path.is_file():
+        if path.suffix == ".json":
+            return dataset_info_from_categories(path.stem, _read_categories(path))
+        return _from_yaml(path)
+    if path.is_dir():
+        raise UserError(f"{path}: no {FILE_NAME} in this folder; expected a folder written by 'deeplab2-lite convert'")
+    presets = _preset_paths()
+    if str(source) in presets:
+        return _from_yaml(presets[str(source)])
+    raise UserError(f"dataset_info '{source}': neither a preset, a file nor a folder{nearest_name(str(source), presets)}")
+
+
+def dataset_info_from_categories(name: str, categories: list[Mapping[str, Any]]) -> DatasetInfo:
+    """Builds a label space from COCO-panoptic categories, contiguous in the order of their ids.
+
+    Args:
+        name: Name of the data set.
+        categories: Mappings with `id`, `name`, `isthing`, and optionally `color`.
+
+    Returns:
+        The label space, with COCO's stuff area limit of 4096 pixels (paper section 4).
+
+    Raises:
+        UserError: A category lacks a key, or two have the same id.
+    """
+    categories = sorted(categories, key=lambda c: c.get("id", -1))
+    fallback = distinct_colors(len(categories))
+    classes = []
+    for position, category in enumerate(categories):
+        for key in ("id", "name", "isthing"):
+            if key not in category:
+                raise UserError(f"{name}: category {dict(category)}: no key '{key}'")
+        color = tuple(int(v) for v in category.get("color", fallback[position]))
+        classes.append(ClassInfo(str(category["name"]), bool(category["isthing"]), color, int(category["id"])))
+    ids = [c.original_id for c in classes]
+    if len(set(ids)) != len(ids):
+        raise UserError(f"{name}: two categories have the same id")
+    ignore_label = 255 if len(classes) <= 255 else len(classes)
+    return DatasetInfo(name, tuple(classes), ignore_label=ignore_label, stuff_area_limit=4096)
+
+
+def _read_categories(path: Path) -> list[Mapping[str, Any]]:
+    try:
+        content = json.loads(path.read_text())
+    except json.JSONDecodeError as error:
+        raise UserError(f"{path}: not valid JSON ({error})") from None
+    categories = content.get("categories") if isinstance(content, dict) else content
+    if not isinstance(categories, list) or not all(isinstance(c, dict) for c in categories):
+        raise UserError(f"{path}: expected a list 'categories' of objects, as in COCO-panoptic annotations")
+    return categories
+
+
+@functools.cache
+def _preset_paths() -> dict[str, Path]:
+    return {path.stem: path for path in sorted((packaged_configs() / "datasets").glob("*.yaml"))}
+
+
+def _from_yaml(path: Path) -> DatasetInfo:
+    try:
+        content = yaml.safe_load(path.read_text())
+    except yaml.YAMLError as error:
+        raise UserError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: expected a mapping with 'name' and 'classes'")
+    valid = ("name", "ignore_label", "label_divisor", "stuff_area_limit", "splits", "classes")
+    for key in content:
+        if key not in valid:
+            raise UserError(f"{path}: unknown key '{key}'{nearest_name(str(key), valid)}")
+    rows = content.get("classes")
+    if not isinstance(rows, list) or not rows:
+        raise UserError(f"{path}: classes: expected a list of classes with 'name' and 'isthing'")
+    fallback = distinct_colors(len(rows))
+    classes = tuple(_class_from_row(path, i, row, fallback[i]) for i, row in enumerate(rows))
+    integers = {k: content[k] for k in ("ignore_label", "label_divisor", "stuff_area_limit") if k in content}
+    for key, value in integers.items():
+        if type(value) is not int:
+            raise UserError(f"{path}: {key}: expected an integer, got {value!r}")
+    splits = content.get("splits") or {}
+    if not isinstance(splits, dict) or not all(type(count) is int for count in splits.values()):
+        raise UserError(f"{path}: splits: expected a mapping from split to number of records, got {splits!r}")
+    return DatasetInfo(str(content.get("name", path.stem)), classes, splits=splits, **integers)
+
+
+def _class_from_row(path: Path, index: int, row: Any, fallback: tuple[int, int, int]) -> ClassInfo:
+    where = f"{path}: classes[{index}]"
+    if not isinstance(row, dict):
+        raise UserError(f"{where}: expected a mapping with 'name' and 'isthing', got {row!r}")
+    valid = ("name", "isthing", "color", "original_id")
+    for key in row:
+        if key not in valid:
+            raise UserError(f"{where}: unknown key '{key}'{nearest_name(str(key), valid)}")
+    if not isinstance(row.get("name"), str):
+        raise UserError(f"{where}: name: expected text, got {row.get('name')!r}")
+    if not isinstance(row.get("isthing"), bool):
+        raise UserError(f"{where}: isthing: expected true or false, got {row.get('isthing')!r}")
+    color = row.get("color", fallback)
+    if len(color) != 3 or not all(type(v) is int and 0 <= v <= 255 for v in color):
+        raise UserError(f"{where}: color: expected three integers in 0..255, got {color!r}")
+    original_id = row.get("original_id", index)
+    if type(original_id) is not int:
+        raise UserError(f"{where}: original_id: expected an integer, got {original_id!r}")
+    return ClassInfo(row["name"], row["isthing"], tuple(color), original_id)

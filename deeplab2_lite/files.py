@@ -1,0 +1,51 @@
+"""Writing files whole or not at all, and finding the YAML files that travel with the package."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+
+def packaged_configs() -> Path:
+    """Returns the folder of packaged YAML files, in a checkout and in an installed wheel alike."""
+    here = Path(__file__).resolve().parent
+    # A wheel installs configs/ below the package; in a checkout it lies beside it.
+    for folder in (here / "configs", here.parent / "configs"):
+        if (folder / "datasets").is_dir():
+            return folder
+    raise FileNotFoundError(f"no configs folder beside {here}: the installation is incomplete")
+
+
+@contextlib.contextmanager
+def atomic_path(path: str | Path) -> Iterator[Path]:
+    """Yields a temporary path in the same folder, renamed to `path` when the block succeeds.
+
+    Args:
+        path: The file to write. Its folder must exist.
+
+    Yields:
+        The temporary path; it is removed if the block raises.
+    """
+    path = Path(path)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        # mkstemp makes files private; give what an ordinary open() would have given.
+        umask = os.umask(0)
+        os.umask(umask)
+        temporary.chmod(0o666 & ~umask)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text_atomically(path: str | Path, text: str) -> Path:
+    """Writes text to a file, whole or not at all, and returns its path."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(text)
+    return Path(path)

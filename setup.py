@@ -1,0 +1,20 @@
+"""Packaging: the folders data/, evaluation/, trainer/ and configs/ install under `deeplab2_lite`."""
+
+from setuptools import setup
+
+PACKAGES = {
+    "deeplab2_lite": "deeplab2_lite",
+    "deeplab2_lite.backbones": "deeplab2_lite/backbones",
+    "deeplab2_lite.layers": "deeplab2_lite/layers",
+    "deeplab2_lite.postprocessing": "deeplab2_lite/postprocessing",
+    "deeplab2_lite.data": "data",
+    "deeplab2_lite.evaluation": "evaluation",
+    "deeplab2_lite.trainer": "trainer",
+    "deeplab2_lite.configs": "configs",
+}
+
+setup(
+    packages=list(PACKAGES),
+    package_dir=PACKAGES,
+    package_data={"deeplab2_lite": ["py.typed"], "deeplab2_lite.configs": ["*/*.yaml"]},
+)
