@@ -1,0 +1,1 @@
+"""YAML files of experiments and label spaces."""

@@ -1,0 +1,1 @@
+"""Records, converters and the input pipeline."""

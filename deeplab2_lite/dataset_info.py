@@ -187,7 +187,9 @@ def load_dataset_info(source: str | Path) -> DatasetInfo:
     presets = _preset_paths()
     if str(source) in presets:
         return _from_yaml(presets[str(source)])
-    raise UserError(f"dataset_info '{source}': neither a preset, a file nor a folder{nearest_name(str(source), presets)}")
+    raise UserError(
+        f"dataset_info '{source}': neither a preset, a file nor a folder{nearest_name(str(source), presets)}"
+    )
 
 
 def dataset_info_from_categories(name: str, categories: list[Mapping[str, Any]]) -> DatasetInfo:
@@ -221,7 +223,7 @@ def dataset_info_from_categories(name: str, categories: list[Mapping[str, Any]])
 
 def _read_categories(path: Path) -> list[Mapping[str, Any]]:
     try:
-        content = json.loads(path.read_text())
+        content = json.loads(path.read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:
         raise UserError(f"{path}: not valid JSON ({error})") from None
     categories = content.get("categories") if isinstance(content, dict) else content
@@ -237,7 +239,7 @@ def _preset_paths() -> dict[str, Path]:
 
 def _from_yaml(path: Path) -> DatasetInfo:
     try:
-        content = yaml.safe_load(path.read_text())
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except yaml.YAMLError as error:
         raise UserError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from None
     if not isinstance(content, dict):

@@ -14,12 +14,13 @@ class UserError(ValueError):
     """
 
 
-def nearest_name(name: str, valid_names: Iterable[str]) -> str:
+def nearest_name(name: str, valid_names: Iterable[str], prefix: str = "") -> str:
     """Returns a hint such as ``"; did you mean 'batch_size'?"``, or what is valid, for messages.
 
     Args:
         name: What the user wrote.
         valid_names: What could have been written.
+        prefix: Put before the suggestion, such as the path to a key.
 
     Returns:
         A clause to append to an error message.
@@ -27,5 +28,5 @@ def nearest_name(name: str, valid_names: Iterable[str]) -> str:
     valid_names = sorted(set(valid_names))
     matches = difflib.get_close_matches(name, valid_names, n=1, cutoff=0.5)
     if matches:
-        return f"; did you mean '{matches[0]}'?"
+        return f"; did you mean '{prefix}{matches[0]}'?"
     return f"; valid: {', '.join(valid_names)}"

@@ -1,0 +1,296 @@
+"""Converts COCO panoptic annotations, and any data set in their format, to TFRecords.
+
+The format: images, one JSON with `images`, `annotations` (a list of `segments_info` each) and
+`categories`, and a folder of PNGs whose pixels are segment ids (`R + 256 G + 65536 B`, 0 = unlabelled).
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from deeplab2_lite.data.conversion import convert
+from deeplab2_lite.data.conversion_options import add_label_divisor_argument, add_output_arguments
+from deeplab2_lite.data.images import load_image_for_record, read_rgb_label
+from deeplab2_lite.data.record_format import make_record, panoptic_from_channels
+from deeplab2_lite.dataset_info import DatasetInfo, dataset_info_from_categories, load_dataset_info
+from deeplab2_lite.errors import UserError
+
+
+class SplitSource(NamedTuple):
+    """Where the parts of one split lie.
+
+    Attributes:
+        images: Folder of images.
+        annotations: The panoptic JSON.
+        panoptic: Folder of its PNGs.
+    """
+
+    images: Path
+    annotations: Path
+    panoptic: Path
+
+
+class Segment(NamedTuple):
+    """One segment of an annotation: its id in the PNG, its class (contiguous), and whether it is a crowd."""
+
+    id: int
+    class_id: int
+    iscrowd: bool
+
+
+class AnnotatedImage(NamedTuple):
+    """One image and its annotation."""
+
+    image: Path
+    panoptic: Path
+    segments: tuple[Segment, ...]
+
+
+@dataclass(frozen=True)
+class CocoPanopticConverter:
+    """Makes a record of an annotated image. JPEGs are stored byte by byte."""
+
+    info: DatasetInfo
+
+    def __call__(self, item: AnnotatedImage) -> bytes:
+        """Returns the record of one image.
+
+        Raises:
+            UserError: A file is damaged, sizes differ, the PNG and the JSON name different segments, or
+                there are more instances of a class than the label divisor holds.
+        """
+        image = load_image_for_record(item.image)
+        segment_ids = panoptic_from_channels(read_rgb_label(item.panoptic))
+        if segment_ids.shape != (image.height, image.width):
+            raise UserError(
+                f"{item.panoptic}: {_size(*segment_ids.shape)} pixels, but its image {item.image} has "
+                f"{_size(image.height, image.width)}"
+            )
+        panoptic = _to_panoptic(segment_ids, item, self.info)
+        return make_record(image.encoded, image.format, item.image.name, panoptic, image.channels)
+
+    def files(self, item: AnnotatedImage) -> Sequence[Path]:
+        """Returns the image and its PNG."""
+        return (item.image, item.panoptic)
+
+
+def official_layout(folder: str | Path, splits: Sequence[str] = ("train", "val")) -> dict[str, SplitSource]:
+    """Returns where the official download of COCO panoptic has its parts.
+
+    Args:
+        folder: Holds `{split}2017/` and `annotations/panoptic_{split}2017{.json,/}`.
+        splits: Names of the splits.
+
+    Returns:
+        The sources by split.
+    """
+    folder = Path(folder)
+    annotations = folder / "annotations"
+    return {
+        split: SplitSource(
+            folder / f"{split}2017", annotations / f"panoptic_{split}2017.json", annotations / f"panoptic_{split}2017"
+        )
+        for split in splits
+    }
+
+
+def build(
+    sources: Mapping[str, SplitSource],
+    output: str | Path,
+    *,
+    dataset_info: str | Path | DatasetInfo | None = None,
+    label_divisor: int = 1000,
+    num_processes: int = 1,
+    overwrite: bool = False,
+) -> Path:
+    """Converts splits in COCO-panoptic format.
+
+    Class ids are contiguous from 0 in the order of the category ids. Stuff and crowds have instance 0,
+    instances of things count from 1 within each class in the order of the JSON.
+
+    Args:
+        sources: Where each split lies; see `official_layout`.
+        output: Folder for the records.
+        dataset_info: The label space, whose `original_id` are category ids; None takes the categories of
+            the JSON files (and the preset "coco" where they are COCO's).
+        label_divisor: Panoptic id = class id * label_divisor + instance id.
+        num_processes: See `conversion.convert`.
+        overwrite: See `conversion.convert`.
+
+    Returns:
+        The path of the data set's `dataset_info.yaml`.
+
+    Raises:
+        UserError: A file is missing, damaged or contradicts another; the message names it.
+    """
+    contents = {split: _read_annotations(source) for split, source in sources.items()}
+    if dataset_info is None:
+        info = _info_from_categories(sources, contents)
+    elif isinstance(dataset_info, DatasetInfo):
+        info = dataset_info
+    else:
+        info = load_dataset_info(dataset_info)
+    info = dataclasses.replace(info, label_divisor=label_divisor)
+    items = {split: _annotated_images(sources[split], content, info) for split, content in contents.items()}
+    return convert(CocoPanopticConverter(info), items, output, num_processes=num_processes, overwrite=overwrite)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the options of `deeplab2-lite convert coco_panoptic`."""
+    group = parser.add_mutually_exclusive_group(required=True)
+    group.add_argument(
+        "--input", metavar="DIR", help="the official layout: {split}2017/, annotations/panoptic_{split}2017{.json,/}"
+    )
+    group.add_argument(
+        "--split",
+        nargs=4,
+        action="append",
+        metavar=("NAME", "IMAGES", "JSON", "PNGS"),
+        help="any other layout: a split's name, folder of images, annotations and folder of PNGs; may be repeated",
+    )
+    parser.add_argument(
+        "--splits", nargs="+", default=["train", "val"], metavar="NAME", help="splits of --input (default: train val)"
+    )
+    parser.add_argument(
+        "--dataset_info",
+        metavar="NAME_OR_FILE",
+        help="the label space, its original_id being category ids (default: the categories of the annotations)",
+    )
+    add_label_divisor_argument(parser)
+    add_output_arguments(parser)
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Runs `deeplab2-lite convert coco_panoptic` with parsed options."""
+    if arguments.input is not None:
+        sources = official_layout(arguments.input, arguments.splits)
+    else:
+        sources = {name: SplitSource(*map(Path, paths)) for name, *paths in arguments.split}
+        if len(sources) < len(arguments.split):
+            raise UserError("--split: two splits have the same name")
+    build(
+        sources,
+        arguments.output,
+        dataset_info=arguments.dataset_info,
+        label_divisor=arguments.label_divisor,
+        num_processes=arguments.num_processes,
+        overwrite=arguments.overwrite,
+    )
+
+
+def _to_panoptic(segment_ids: np.ndarray, item: AnnotatedImage, info: DatasetInfo) -> np.ndarray:
+    # Unlabelled pixels count as a segment of their own, the first.
+    ids = np.array([0, *(segment.id for segment in item.segments)], np.int32)
+    values = np.array([info.void_id, *_panoptic_ids(item, info)], np.int32)
+    order = np.argsort(ids)
+    ids, values = ids[order], values[order]
+    position = np.searchsorted(ids, segment_ids).clip(max=len(ids) - 1)
+    unknown = ids[position] != segment_ids
+    if unknown.any():
+        raise UserError(f"{item.panoptic}: segment {segment_ids[unknown][0]} is in the PNG but not in the JSON")
+    pixels = np.bincount(position.ravel(), minlength=len(ids))
+    absent = ids[(pixels == 0) & (ids != 0)]
+    if len(absent):
+        raise UserError(f"{item.panoptic}: segment {absent[0]} is in the JSON but not in the PNG")
+    return values[position]
+
+
+def _panoptic_ids(item: AnnotatedImage, info: DatasetInfo) -> list[int]:
+    instances = dict.fromkeys(info.thing_ids, 0)
+    ids = []
+    for segment in item.segments:
+        instance = 0
+        if segment.class_id in instances and not segment.iscrowd:
+            instance = instances[segment.class_id] = instances[segment.class_id] + 1
+        if instance > info.max_instances:
+            raise UserError(
+                f"{item.panoptic}: more than {info.max_instances} instances of '{info.class_names[segment.class_id]}'; "
+                f"expected a label_divisor above {info.label_divisor}"
+            )
+        ids.append(segment.class_id * info.label_divisor + instance)
+    return ids
+
+
+def _read_annotations(source: SplitSource) -> dict[str, Any]:
+    for path in (source.images, source.panoptic):
+        if not path.is_dir():
+            raise UserError(f"{path}: no such folder; expected the images, and the PNGs of {source.annotations}")
+    try:
+        content = json.loads(source.annotations.read_bytes())
+    except OSError as error:
+        raise UserError(f"{source.annotations}: cannot be read ({error.strerror})") from None
+    except ValueError as error:
+        raise UserError(f"{source.annotations}: not valid JSON ({error})") from None
+    for key in ("images", "annotations", "categories"):
+        if not isinstance(content, dict) or not isinstance(content.get(key), list):
+            raise UserError(f"{source.annotations}: no list '{key}'; expected COCO panoptic annotations")
+    return content
+
+
+def _info_from_categories(sources: Mapping[str, SplitSource], contents: Mapping[str, dict[str, Any]]) -> DatasetInfo:
+    infos = {
+        split: dataset_info_from_categories(sources[split].annotations.stem, content["categories"])
+        for split, content in contents.items()
+    }
+    first, *others = infos
+    for other in others:
+        if infos[other].classes != infos[first].classes:
+            raise UserError(f"{sources[other].annotations}: other categories than {sources[first].annotations}")
+    coco = load_dataset_info("coco")
+    labels = [[(c.original_id, c.name, c.isthing) for c in info.classes] for info in (infos[first], coco)]
+    return coco if labels[0] == labels[1] else infos[first]
+
+
+def _annotated_images(source: SplitSource, content: Mapping[str, Any], info: DatasetInfo) -> list[AnnotatedImage]:
+    class_ids = {c.original_id: class_id for class_id, c in enumerate(info.classes)}
+    try:
+        images = {image["id"]: image for image in content["images"]}
+        annotations = {annotation["image_id"]: annotation for annotation in content["annotations"]}
+        for image_id, image in images.items():
+            if image_id not in annotations:
+                raise UserError(f"{source.annotations}: image '{image['file_name']}' (id {image_id}) has no annotation")
+        items = []
+        for image_id, annotation in annotations.items():
+            if image_id not in images:
+                name = annotation["file_name"]
+                raise UserError(
+                    f"{source.annotations}: annotation '{name}' is of image {image_id}, which is not listed"
+                )
+            segments = _segments(source, annotation, class_ids)
+            image = source.images / images[image_id]["file_name"]
+            items.append(AnnotatedImage(image, source.panoptic / annotation["file_name"], segments))
+    except (KeyError, TypeError) as error:
+        raise UserError(f"{source.annotations}: an image, annotation or segment lacks the key {error}") from None
+    if len(annotations) < len(content["annotations"]):
+        raise UserError(f"{source.annotations}: two annotations of the same image")
+    return items
+
+
+def _segments(source: SplitSource, annotation: Mapping[str, Any], class_ids: Mapping[int, int]) -> tuple[Segment, ...]:
+    where = f"{source.annotations}: annotation '{annotation['file_name']}'"
+    segments = []
+    for segment in annotation["segments_info"]:
+        if segment["category_id"] not in class_ids:
+            raise UserError(
+                f"{where}: segment {segment['id']} has category {segment['category_id']}, which is not listed"
+            )
+        class_id = class_ids[segment["category_id"]]
+        segments.append(Segment(segment["id"], class_id, bool(segment.get("iscrowd", 0))))
+    ids = {segment.id for segment in segments}
+    if 0 in ids:
+        raise UserError(f"{where}: a segment has id 0, which stands for unlabelled pixels")
+    if len(ids) < len(segments):
+        raise UserError(f"{where}: two segments have the same id")
+    return tuple(segments)
+
+
+def _size(height: int, width: int) -> str:
+    return f"{height}x{width}"

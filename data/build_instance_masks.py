@@ -1,0 +1,218 @@
+"""Converts folders of images and instance masks, as microscopy tools write them, to TFRecords.
+
+The layout: `{split}/images/` and `{split}/masks/`, an image and its mask bearing the same name but for
+the suffix. A mask has one channel of instance ids, 0 being the background.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple, get_args
+
+import numpy as np
+
+from deeplab2_lite.data.conversion import convert
+from deeplab2_lite.data.conversion_options import add_label_divisor_argument, add_output_arguments
+from deeplab2_lite.data.images import SUFFIXES, HighDepth, load_image_for_record, read_instance_ids
+from deeplab2_lite.data.record_format import make_record
+from deeplab2_lite.dataset_info import ClassInfo, DatasetInfo
+from deeplab2_lite.errors import UserError
+
+BACKGROUND_ID = 0
+OBJECT_ID = 1
+
+
+class MaskedImage(NamedTuple):
+    """An image and its mask."""
+
+    image: Path
+    mask: Path
+
+
+@dataclass(frozen=True)
+class InstanceMaskConverter:
+    """Makes a record of an image with a mask.
+
+    Attributes:
+        info: The label space, with background (0) and one thing class (1).
+        high_depth: What to do with 16-bit grey images, see `images.read_rgb`.
+    """
+
+    info: DatasetInfo
+    high_depth: HighDepth = "refuse"
+
+    def __call__(self, item: MaskedImage) -> bytes:
+        """Returns the record of one image.
+
+        Raises:
+            UserError: A file cannot be read faithfully, sizes differ, or there are more instances than
+                the label divisor holds.
+        """
+        image = load_image_for_record(item.image, self.high_depth)
+        ids = read_instance_ids(item.mask)
+        if ids.shape != (image.height, image.width):
+            raise UserError(
+                f"{item.mask}: {ids.shape[0]}x{ids.shape[1]} pixels, but its image {item.image} has "
+                f"{image.height}x{image.width}"
+            )
+        instances = renumber(ids)
+        count = int(instances.max())
+        if count > self.info.max_instances:
+            raise UserError(
+                f"{item.mask}: {count} instances, but label_divisor {self.info.label_divisor} holds "
+                f"{self.info.max_instances}; expected --label_divisor={count + 1} or more"
+            )
+        panoptic = np.where(instances > 0, OBJECT_ID * self.info.label_divisor + instances, BACKGROUND_ID)
+        return make_record(image.encoded, image.format, item.image.name, panoptic, image.channels)
+
+    def files(self, item: MaskedImage) -> Sequence[Path]:
+        """Returns the image and its mask."""
+        return (item.image, item.mask)
+
+
+def renumber(ids: np.ndarray) -> np.ndarray:
+    """Renumbers instances 1..n in the order of their ids; 0 stays 0.
+
+    Args:
+        ids: Non-negative integers of any shape.
+
+    Returns:
+        int32 of the same shape.
+    """
+    values, positions = np.unique(ids, return_inverse=True)
+    first = 0 if values[0] == 0 else 1
+    return (positions + first).reshape(ids.shape).astype(np.int32)
+
+
+def instance_dataset_info(name: str, object_name: str = "object", label_divisor: int = 1000) -> DatasetInfo:
+    """Returns the label space of a background and one class of things.
+
+    Args:
+        name: Name of the data set.
+        object_name: Name of the things, such as "nucleus".
+        label_divisor: Panoptic id = class id * label_divisor + instance id.
+
+    Returns:
+        The label space.
+    """
+    classes = (
+        ClassInfo("background", False, (40, 40, 40), BACKGROUND_ID),
+        ClassInfo(object_name, True, (60, 180, 230), OBJECT_ID),
+    )
+    return DatasetInfo(name, classes, label_divisor=label_divisor)
+
+
+def find_pairs(folder: str | Path) -> list[MaskedImage]:
+    """Pairs the images and masks of a split by name.
+
+    Args:
+        folder: Holds `images/` and `masks/`.
+
+    Returns:
+        The pairs in the order of their names.
+
+    Raises:
+        UserError: A folder is missing, or an image or mask stands alone or double.
+    """
+    images, masks = (_files_by_stem(Path(folder) / part) for part in ("images", "masks"))
+    for stem, path in images.items():
+        if stem not in masks:
+            raise UserError(f"{path}: has no mask; expected {Path(folder) / 'masks' / stem}.png")
+    for stem, path in masks.items():
+        if stem not in images:
+            raise UserError(f"{path}: has no image; expected {Path(folder) / 'images' / stem}.png (or {_suffixes()})")
+    return [MaskedImage(images[stem], masks[stem]) for stem in sorted(images)]
+
+
+def build(
+    folder: str | Path,
+    output: str | Path,
+    *,
+    splits: Sequence[str] = ("train", "val"),
+    name: str = "instances",
+    object_name: str = "object",
+    label_divisor: int = 1000,
+    high_depth: HighDepth = "refuse",
+    num_processes: int = 1,
+    overwrite: bool = False,
+) -> Path:
+    """Converts a folder of images with instance masks.
+
+    Args:
+        folder: Holds `{split}/images` and `{split}/masks`.
+        output: Folder for the records.
+        splits: Names of the splits.
+        name: Name of the data set.
+        object_name: Name of the things, such as "nucleus".
+        label_divisor: Above the most instances of an image.
+        high_depth: What to do with 16-bit grey images, see `images.read_rgb`.
+        num_processes: See `conversion.convert`.
+        overwrite: See `conversion.convert`.
+
+    Returns:
+        The path of the data set's `dataset_info.yaml`.
+
+    Raises:
+        UserError: A file is missing, damaged or contradicts another; the message names it.
+    """
+    converter = InstanceMaskConverter(instance_dataset_info(name, object_name, label_divisor), high_depth)
+    items = {split: find_pairs(Path(folder) / split) for split in splits}
+    return convert(converter, items, output, num_processes=num_processes, overwrite=overwrite)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the options of `deeplab2-lite convert instance_masks`."""
+    parser.add_argument(
+        "--input", required=True, metavar="DIR", help="folder with {split}/images and {split}/masks (0 = background)"
+    )
+    parser.add_argument(
+        "--splits", nargs="+", default=["train", "val"], metavar="NAME", help="splits to convert (default: train val)"
+    )
+    parser.add_argument("--name", default="instances", help="name of the data set (default: %(default)s)")
+    parser.add_argument(
+        "--object_name", default="object", metavar="NAME", help="what an instance is, such as nucleus (default: object)"
+    )
+    parser.add_argument(
+        "--high_depth",
+        choices=get_args(HighDepth),
+        default="refuse",
+        help="16-bit grey images: refuse them, or scale 0..65535 (full_range) or each image's minimum..maximum "
+        "(per_image) to 0..255 (default: %(default)s)",
+    )
+    add_label_divisor_argument(parser)
+    add_output_arguments(parser)
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Runs `deeplab2-lite convert instance_masks` with parsed options."""
+    build(
+        arguments.input,
+        arguments.output,
+        splits=arguments.splits,
+        name=arguments.name,
+        object_name=arguments.object_name,
+        label_divisor=arguments.label_divisor,
+        high_depth=arguments.high_depth,
+        num_processes=arguments.num_processes,
+        overwrite=arguments.overwrite,
+    )
+
+
+def _files_by_stem(folder: Path) -> dict[str, Path]:
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder; expected {{split}}/images and {{split}}/masks")
+    found: dict[str, Path] = {}
+    for path in sorted(folder.iterdir()):
+        if path.name.startswith(".") or path.suffix.lower() not in SUFFIXES:
+            continue
+        if path.stem in found:
+            raise UserError(f"{path}: has the same name as {found[path.stem].name}; expected one of them")
+        found[path.stem] = path
+    return found
+
+
+def _suffixes() -> str:
+    return ", ".join(SUFFIXES[1:])

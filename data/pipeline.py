@@ -1,0 +1,224 @@
+"""From records to batches: the input pipelines of training and evaluation."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from deeplab2_lite.config import ExperimentConfig, Size
+from deeplab2_lite.data.augment import augment
+from deeplab2_lite.data.ordering import BatchShare, record_at, share_of_batch
+from deeplab2_lite.data.record_format import HEIGHT_KEY, WIDTH_KEY
+from deeplab2_lite.data.record_index import RecordIndex, record_reader
+from deeplab2_lite.data.records import parse_record
+from deeplab2_lite.data.resampling import pad_bottom_right
+from deeplab2_lite.data.targets import Targets, make_targets
+from deeplab2_lite.dataset_info import DatasetInfo
+
+
+class TrainingBatch(NamedTuple):
+    """One replica's batch of training crops.
+
+    Attributes:
+        image: RGB in 0..255, float32 [batch, crop_height, crop_width, 3].
+        targets: What to learn of each.
+        record: Index of each image's record in its split, int64 [batch].
+    """
+
+    image: tf.Tensor
+    targets: Targets
+    record: tf.Tensor
+
+
+class EvaluationBatch(NamedTuple):
+    """One replica's batch of whole images with their labels.
+
+    Attributes:
+        image: RGB, uint8 [batch, height, width, 3]; what lies beyond `size` is 0.
+        panoptic: Panoptic ids, int32 [batch, height, width]; void beyond `size`.
+        filename: Name of each image, string [batch].
+        record: Index of each image's record in its split, -1 where not valid; int64 [batch].
+        valid: Whether this is an image at all, and no filling; bool [batch].
+        size: Height and width of each image, int32 [batch, 2].
+    """
+
+    image: tf.Tensor
+    panoptic: tf.Tensor
+    filename: tf.Tensor
+    record: tf.Tensor
+    valid: tf.Tensor
+    size: tf.Tensor
+
+
+def training_dataset(
+    config: ExperimentConfig,
+    info: DatasetInfo,
+    index: RecordIndex,
+    start_step: int = 0,
+    context: tf.distribute.InputContext | None = None,
+) -> tf.data.Dataset:
+    """Makes the endless input of training, from a step on.
+
+    Image i of a step's global batch is the same, to the bit, however often training was restarted and over
+    however many replicas the batch is divided.
+
+    Args:
+        config: The experiment; `data`, `targets`, `train.batch_size` and `train.seed` count here.
+        info: The label space of the records.
+        index: The records of `data.train_split`.
+        start_step: Steps already taken.
+        context: The input pipeline, as `distribute_datasets_from_function` gives it; None is the only one.
+
+    Returns:
+        Batches for one replica after another, each a `TrainingBatch` of static shape.
+
+    Raises:
+        UserError: The global batch cannot be divided evenly over the replicas.
+    """
+    share = share_of_batch("train.batch_size", config.train.batch_size, context)
+    read = record_reader(index, config.data.cache)
+    seed = config.train.seed
+
+    def example(count: tf.Tensor) -> TrainingBatch:
+        position = share.position(count)
+        record = record_at(position, len(index), seed)
+        image, panoptic, _ = parse_record(read(record), info)
+        crop = augment(image, panoptic, tf.stack([tf.constant(seed, tf.int64), position]), config.data, info.void_id)
+        return TrainingBatch(crop.image, make_targets(crop.panoptic, info, config.targets), record)
+
+    counts = tf.data.Dataset.range(start_step * share.local_batch, np.iinfo(np.int64).max)
+    examples = counts.map(example, tf.data.AUTOTUNE, deterministic=True)
+    return _finish(examples.batch(share.replica_batch, drop_remainder=True))
+
+
+def evaluation_dataset(
+    config: ExperimentConfig,
+    info: DatasetInfo,
+    index: RecordIndex,
+    context: tf.distribute.InputContext | None = None,
+) -> tf.data.Dataset:
+    """Makes the input of one evaluation: every image of a split once, at its own resolution.
+
+    Images of different sizes never share a batch. So a batch size above 1 collects images of the same size,
+    and leaves the order of the records; the order is the same each time. With `evaluation.fixed_size` all are
+    padded to it, the order is kept, shapes are static, and the last batches are filled up with images that
+    are not valid. Either way all replicas of a pipeline get equally many batches; with a fixed size, all
+    replicas do.
+
+    Args:
+        config: The experiment; `evaluation.batch_size` and `evaluation.fixed_size` count here.
+        info: The label space of the records.
+        index: The records of the split.
+        context: The input pipeline, as `distribute_datasets_from_function` gives it; None is the only one.
+            Pipelines divide the records among them.
+
+    Returns:
+        Batches for one replica after another, each an `EvaluationBatch`. An image larger than the fixed size
+        raises `tf.errors.InvalidArgumentError` that names it.
+
+    Raises:
+        UserError: The global batch cannot be divided evenly over the replicas.
+    """
+    share = share_of_batch("evaluation.batch_size", config.evaluation.batch_size, context)
+    fixed_size = config.evaluation.fixed_size
+    # All pipelines take equally many positions; those from len(index) on are filling.
+    steps = -(-len(index) // share.global_batch)
+    positions = share.position(np.arange(steps * share.local_batch, dtype=np.int64))
+    records = tf.data.Dataset.from_tensor_slices(positions[positions < len(index)])
+    read = record_reader(index)
+    if fixed_size is not None:
+        filling = tf.data.Dataset.from_tensors(_filling(fixed_size, info)).repeat(int(np.sum(positions >= len(index))))
+        images = records.map(
+            lambda record: _pad(_image(record, read(record), info), fixed_size, info),
+            tf.data.AUTOTUNE,
+            deterministic=True,
+        )
+        return _finish(images.concatenate(filling).batch(share.replica_batch, drop_remainder=True))
+    if share.replica_batch == 1:
+        images = records.map(lambda record: _image(record, read(record), info), tf.data.AUTOTUNE, deterministic=True)
+        batches = images.batch(1)
+    else:
+        serialized = records.map(lambda record: (record, read(record)), tf.data.AUTOTUNE, deterministic=True)
+        batches = _batches_of_equal_size(serialized, share, info)
+    return _finish(_complete_rounds(batches, share.local_replicas, info))
+
+
+def _image(record: tf.Tensor, serialized: tf.Tensor, info: DatasetInfo) -> EvaluationBatch:
+    image, panoptic, filename = parse_record(serialized, info)
+    return EvaluationBatch(image, panoptic, filename, record, tf.constant(True), tf.shape(panoptic))
+
+
+def _require(image: EvaluationBatch, is_met: tf.Tensor, expected: str) -> EvaluationBatch:
+    """Returns the image, or raises with its name and size and what was expected."""
+    size = tf.strings.reduce_join(tf.strings.as_string(image.size), separator="x")
+    message = tf.strings.join([image.filename, ": the image has ", size, f" pixels; {expected}"])
+    with tf.control_dependencies([tf.debugging.Assert(is_met, [message])]):
+        return EvaluationBatch(*(tf.identity(tensor) for tensor in image))
+
+
+def _pad(image: EvaluationBatch, size: Size, info: DatasetInfo) -> EvaluationBatch:
+    fits = tf.reduce_all(image.size <= size)
+    image = _require(image, fits, f"evaluation.fixed_size is {size[0]}x{size[1]}")
+    return image._replace(
+        image=pad_bottom_right(image.image, size, 0), panoptic=pad_bottom_right(image.panoptic, size, info.void_id)
+    )
+
+
+def _filling(size: Size, info: DatasetInfo) -> EvaluationBatch:
+    return EvaluationBatch(
+        image=tf.zeros([*size, 3], tf.uint8),
+        panoptic=tf.fill(size, tf.constant(info.void_id, tf.int32)),
+        filename=tf.constant(""),
+        record=tf.constant(-1, tf.int64),
+        valid=tf.constant(False),
+        size=tf.constant(size, tf.int32),
+    )
+
+
+def _batches_of_equal_size(serialized: tf.data.Dataset, share: BatchShare, info: DatasetInfo) -> tf.data.Dataset:
+    batch = share.replica_batch
+
+    def stored_size(_: tf.Tensor, content: tf.Tensor) -> tf.Tensor:
+        sizes = {key: tf.io.FixedLenFeature([], tf.int64, 0) for key in (HEIGHT_KEY, WIDTH_KEY)}
+        size = tf.io.parse_single_example(content, sizes)
+        return size[HEIGHT_KEY] * 2**31 + size[WIDTH_KEY]
+
+    def decode(stored: tf.Tensor, window: tf.data.Dataset) -> tf.data.Dataset:
+        def image(record: tf.Tensor, content: tf.Tensor) -> EvaluationBatch:
+            decoded = _image(record, content, info)
+            height, width = tf.unstack(tf.cast(decoded.size, tf.int64))
+            as_stored = tf.equal(height * 2**31 + width, stored)
+            return _require(decoded, as_stored, f"expected what {HEIGHT_KEY} and {WIDTH_KEY} say")
+
+        return window.map(image, batch, deterministic=True).batch(batch)
+
+    # Encoded records wait for others of their size: decoded ones would fill the memory.
+    return serialized.group_by_window(stored_size, decode, window_size=batch)
+
+
+def _complete_rounds(batches: tf.data.Dataset, replicas: int, info: DatasetInfo) -> tf.data.Dataset:
+    """Adds filling, so that in the last round each replica has a batch."""
+    if replicas == 1:
+        return batches
+
+    def as_filling(batch: EvaluationBatch) -> EvaluationBatch:
+        return batch._replace(
+            panoptic=tf.fill(tf.shape(batch.panoptic), info.void_id),
+            record=tf.fill(tf.shape(batch.record), tf.constant(-1, tf.int64)),
+            valid=tf.zeros_like(batch.valid),
+        )
+
+    filled = batches.concatenate(batches.take(1).map(as_filling).repeat(replicas - 1))
+    # Whole rounds alone: what they drop is filling.
+    rounds = filled.window(replicas, drop_remainder=True)
+    return rounds.flat_map(lambda batch: tf.data.Dataset.zip(tuple(batch)).map(EvaluationBatch))
+
+
+def _finish(batches: tf.data.Dataset) -> tf.data.Dataset:
+    options = tf.data.Options()
+    options.deterministic = True
+    # Each pipeline takes its share of the records by itself.
+    options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
+    return batches.with_options(options).prefetch(tf.data.AUTOTUNE)

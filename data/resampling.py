@@ -1,0 +1,79 @@
+"""Resizing and cropping an image and its label in one go, on one sampling grid."""
+
+from __future__ import annotations
+
+import tensorflow as tf
+
+
+def longest_side_size(size: tf.Tensor, longest_side: int | None) -> tf.Tensor:
+    """Returns the size of an image whose longer side is resized to `longest_side` (paper section 4).
+
+    Args:
+        size: Height and width, int32 [2].
+        longest_side: Pixels of the longer side after resizing; None keeps the size.
+
+    Returns:
+        Height and width, int32 [2]; the shorter side is rounded half up, and at least 1.
+    """
+    if longest_side is None:
+        return size
+    size = tf.cast(size, tf.int64)
+    longest = tf.reduce_max(size)
+    # floor(size * longest_side / longest + 1/2) without rounding errors.
+    return tf.cast(tf.maximum((2 * size * longest_side + longest) // (2 * longest), 1), tf.int32)
+
+
+def crop_resized(
+    image: tf.Tensor, panoptic: tf.Tensor, size: tf.Tensor, origin: tf.Tensor, crop: tf.Tensor
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Cuts a window out of a resized image and label, sampling the window's pixels alone.
+
+    Pixel i of n output pixels looks at (i + 1/2) * m / n - 1/2 of the m input pixels, as `tf.image.resize` does:
+    bilinearly in the image, without antialiasing, and at the pixel which that point lies in for the label.
+
+    Args:
+        image: [height, width, 3], uint8 or floating point.
+        panoptic: int32 [height, width].
+        size: Height and width to resize to, int32 [2].
+        origin: First row and column of the window in the resized image, int32 [2].
+        crop: Height and width of the window, int32 [2]; it lies inside the resized image.
+
+    Returns:
+        The image, float32 [crop_height, crop_width, 3], and the label, int32 [crop_height, crop_width].
+    """
+    source = tf.shape(panoptic)
+    scale = tf.cast(size / source, tf.float32)
+    # Unlike a resize followed by a slice, this never computes the pixels that the crop drops.
+    window = tf.raw_ops.ScaleAndTranslate(
+        images=image[tf.newaxis],
+        size=crop,
+        scale=scale,
+        translation=-tf.cast(origin, tf.float32),
+        kernel_type="triangle",
+        antialias=False,
+    )[0]
+    rows, columns = (_nearest(source[axis], size[axis], origin[axis], crop[axis]) for axis in (0, 1))
+    return window, tf.gather(tf.gather(panoptic, rows, axis=0), columns, axis=1)
+
+
+def pad_bottom_right(tensor: tf.Tensor, size: tuple[int, int], value: float) -> tf.Tensor:
+    """Fills a map up to a static size.
+
+    Args:
+        tensor: [height, width, ...], no larger than `size`.
+        size: Height and width of the result.
+        value: What to fill with.
+
+    Returns:
+        The map, [*size, ...], in the upper left corner of the result.
+    """
+    missing = tf.constant(size, tf.int32) - tf.shape(tensor)[:2]
+    paddings = [[0, missing[0]], [0, missing[1]]] + [[0, 0]] * (tensor.shape.rank - 2)
+    padded = tf.pad(tensor, paddings, constant_values=tf.cast(value, tensor.dtype))
+    return tf.ensure_shape(padded, [*size, *tensor.shape[2:]])
+
+
+def _nearest(source: tf.Tensor, size: tf.Tensor, first: tf.Tensor, count: tf.Tensor) -> tf.Tensor:
+    # floor((i + 1/2) * source / size) in integers, so that no pixel is off by rounding.
+    source, size, position = (tf.cast(v, tf.int64) for v in (source, size, first + tf.range(count)))
+    return (2 * position + 1) * source // (2 * size)

@@ -1,0 +1,60 @@
+"""The console command `deeplab2-lite`: one subcommand a task."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+from collections.abc import Sequence
+
+from deeplab2_lite import __version__
+from deeplab2_lite.command import run_command
+
+# Modules with add_arguments(parser) and run(arguments), by subcommand. They are imported when needed,
+# and none of them imports TensorFlow before its flags are read.
+_COMMANDS = {
+    "train": ("deeplab2_lite.trainer.train", "train, evaluate and export (--mode)"),
+    "predict": ("deeplab2_lite.evaluation.predict", "segment an image or a folder of images"),
+    "convert": ("", "turn labelled images into TFRecords"),
+}
+_CONVERTERS = {
+    "coco_panoptic": ("deeplab2_lite.data.build_coco_panoptic", "images with COCO-panoptic PNGs and JSON"),
+    "instance_masks": ("deeplab2_lite.data.build_instance_masks", "images with masks of instance ids"),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs a subcommand.
+
+    Args:
+        argv: Its words; None takes those of the process.
+
+    Returns:
+        Exit status.
+    """
+    argv = list(sys.argv[1:] if argv is None else argv)
+    parser = argparse.ArgumentParser(prog="deeplab2-lite", description="Panoptic-DeepLab in TensorFlow 2.")
+    parser.add_argument("--version", action="version", version=__version__)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, (module, text) in _COMMANDS.items():
+        command = commands.add_parser(name, help=text, description=text)
+        if name == "convert":
+            converters = command.add_subparsers(dest="converter", required=True, metavar="LAYOUT")
+            for converter, (converter_module, converter_text) in _CONVERTERS.items():
+                layout = converters.add_parser(converter, help=converter_text, description=converter_text)
+                if converter in argv[1:2]:
+                    _add(layout, converter_module)
+        elif name in argv[:1]:
+            _add(command, module)
+    arguments = parser.parse_args(argv)
+    return run_command(arguments.run, arguments)
+
+
+def _add(parser: argparse.ArgumentParser, module_name: str) -> None:
+    module = importlib.import_module(module_name)
+    module.add_arguments(parser)
+    parser.set_defaults(run=module.run)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

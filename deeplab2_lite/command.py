@@ -1,0 +1,40 @@
+"""How every command of the library starts, fails and ends."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable
+
+from deeplab2_lite.errors import UserError
+
+EXIT_USER_ERROR = 2
+EXIT_INTERRUPTED = 130
+
+
+def run_command(run: Callable[[argparse.Namespace], None], arguments: argparse.Namespace) -> int:
+    """Runs a command; a user's mistake ends in one line.
+
+    Args:
+        run: What to do.
+        arguments: Its flags.
+
+    Returns:
+        Exit status: 0, 2 after a user's mistake, 130 after Ctrl-C.
+    """
+    # TensorFlow's own log is for its developers; what concerns a user is raised as an error. This has
+    # to happen before it is imported, and an environment variable that is set already wins.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    try:
+        run(arguments)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return EXIT_USER_ERROR
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on from here", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:
+        # The reader of a pipe, such as `head`, has seen enough.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 0

@@ -1,0 +1,177 @@
+"""Refusing configurations whose values are out of range or contradict each other."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+from deeplab2_lite.config import ExperimentConfig
+from deeplab2_lite.errors import UserError
+
+
+def validate(config: ExperimentConfig) -> None:
+    """Checks a configuration before any work starts.
+
+    Args:
+        config: The configuration, of the right types already.
+
+    Raises:
+        UserError: One line that names the key by its full path and says what was expected.
+    """
+    for check in (_check_ranges, _check_model, _check_data, _check_train, _check_runtime):
+        check(config)
+
+
+def _positive(value: float) -> bool:
+    return value > 0 and math.isfinite(value)
+
+
+def _not_negative(value: float) -> bool:
+    return value >= 0 and math.isfinite(value)
+
+
+_RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "model.aspp.dropout": (lambda v: 0 <= v < 1, "a rate in [0, 1)"),
+    "model.decoder.kernel_size": (lambda v: v > 0 and v % 2 == 1, "an odd positive integer"),
+    "model.decoder.convolutions_per_stage": (_positive, "a positive integer"),
+    "model.head_kernel_size": (lambda v: v > 0 and v % 2 == 1, "an odd positive integer"),
+    "model.batch_norm.momentum": (lambda v: 0 <= v < 1, "a number in [0, 1)"),
+    "model.batch_norm.epsilon": (_positive, "a positive number"),
+    "data.longest_side": (lambda v: v is None or v > 0, "a positive integer or null"),
+    "data.augmentation.min_scale": (_positive, "a positive number"),
+    "data.augmentation.scale_step": (_not_negative, "0 or a positive number"),
+    "data.augmentation.photometric.brightness": (lambda v: 0 <= v <= 1, "a number in [0, 1]"),
+    "data.augmentation.photometric.contrast": (lambda v: 0 <= v < 1, "a number in [0, 1)"),
+    "data.augmentation.photometric.saturation": (lambda v: 0 <= v < 1, "a number in [0, 1)"),
+    "data.augmentation.photometric.hue": (lambda v: 0 <= v <= 0.5, "a number in [0, 0.5]"),
+    "targets.center_sigma": (_positive, "a positive number"),
+    "targets.small_instance_area": (_not_negative, "0 or a positive integer"),
+    "targets.small_instance_weight": (_positive, "a positive number"),
+    "losses.semantic_weight": (_not_negative, "0 or a positive number"),
+    "losses.hardest_fraction": (lambda v: 0 < v <= 1, "a number in (0, 1]"),
+    "losses.center_weight": (_not_negative, "0 or a positive number"),
+    "losses.offset_weight": (_not_negative, "0 or a positive number"),
+    "train.steps": (_positive, "a positive integer"),
+    "train.batch_size": (_positive, "a positive integer"),
+    "train.steps_per_loop": (_positive, "a positive integer"),
+    "train.checkpoint_interval": (_positive, "a positive integer"),
+    "train.eval_interval": (lambda v: v is None or v > 0, "a positive integer or null"),
+    "train.image_interval": (lambda v: v is None or v > 0, "a positive integer or null"),
+    "train.max_to_keep": (_positive, "a positive integer"),
+    "train.seed": (_not_negative, "0 or a positive integer"),
+    "train.optimizer.learning_rate": (_positive, "a positive number"),
+    "train.optimizer.power": (_not_negative, "0 or a positive number"),
+    "train.optimizer.end_learning_rate": (_not_negative, "0 or a positive number"),
+    "train.optimizer.warmup_steps": (_not_negative, "0 or a positive integer"),
+    "train.optimizer.clip_global_norm": (lambda v: v is None or v > 0, "a positive number or null"),
+    "postprocessing.center_threshold": (lambda v: not math.isnan(v), "a number"),
+    "postprocessing.nms_kernel": (lambda v: v > 0 and v % 2 == 1, "an odd positive integer"),
+    "postprocessing.top_k": (_positive, "a positive integer"),
+    "postprocessing.stuff_area_limit": (lambda v: v is None or v >= 0, "0, a positive integer or null"),
+    "evaluation.batch_size": (_positive, "a positive integer"),
+    "evaluation.pictures": (lambda v: v >= -1, "-1 (all), 0 or a positive integer"),
+}
+
+
+def _check_ranges(config: ExperimentConfig) -> None:
+    for path, (is_valid, expected) in _RANGES.items():
+        value: Any = config
+        for part in path.split("."):
+            value = getattr(value, part)
+        if not is_valid(value):
+            raise UserError(f"{path}: expected {expected}, got {value!r}")
+
+
+def _check_model(config: ExperimentConfig) -> None:
+    model = config.model
+    strides = model.decoder.skip_strides
+    # Losses and post-processing take heads at stride 4.
+    if not strides or strides[-1] != 4 or any(s not in (4, 8) for s in strides) or sorted(strides)[::-1] != [*strides]:
+        raise UserError(f"model.decoder.skip_strides: expected [8, 4] or [4], got {list(strides)}")
+    if strides[0] > model.backbone.output_stride:
+        raise UserError(
+            f"model.decoder.skip_strides: {strides[0]} is coarser than model.backbone.output_stride "
+            f"{model.backbone.output_stride}"
+        )
+    for name in ("semantic", "instance"):
+        branch = getattr(model, name)
+        for key in ("aspp_channels", "decoder_channels", "head_channels"):
+            if getattr(branch, key) < 1:
+                raise UserError(f"model.{name}.{key}: expected a positive integer, got {getattr(branch, key)}")
+        if len(branch.projection_channels) != len(strides) or min(branch.projection_channels) < 1:
+            raise UserError(
+                f"model.{name}.projection_channels: expected {len(strides)} positive integers, one for each of "
+                f"model.decoder.skip_strides, got {list(branch.projection_channels)}"
+            )
+    if not model.dual_aspp and model.dual_decoder and model.semantic.aspp_channels != model.instance.aspp_channels:
+        raise UserError(
+            "model.instance.aspp_channels: differs from model.semantic.aspp_channels, but model.dual_aspp is false"
+        )
+    if model.dual_aspp and not model.dual_decoder:
+        raise UserError("model.dual_aspp: true needs model.dual_decoder: true; a single decoder reads a single ASPP")
+    rates = model.aspp.atrous_rates
+    if rates is not None and (not rates or min(rates) < 1):
+        raise UserError(f"model.aspp.atrous_rates: expected positive integers or null, got {list(rates)}")
+    if model.aspp.pooling_kernel is not None and min(model.aspp.pooling_kernel) < 1:
+        raise UserError(
+            f"model.aspp.pooling_kernel: expected positive integers or null, got {list(model.aspp.pooling_kernel)}"
+        )
+    if min(model.backbone.multi_grid) < 1:
+        raise UserError(f"model.backbone.multi_grid: expected positive integers, got {list(model.backbone.multi_grid)}")
+    if model.backbone.multi_grid != (1, 1, 1) and not model.backbone.name.startswith("resnet"):
+        raise UserError(f"model.backbone.multi_grid: has no meaning for {model.backbone.name}; expected [1, 1, 1]")
+
+
+def _check_data(config: ExperimentConfig) -> None:
+    data, stride = config.data, config.model.backbone.output_stride
+    for axis, size in zip(("height", "width"), data.crop_size, strict=True):
+        if size < stride + 1 or (size - 1) % stride != 0:
+            below = max(1, (size - 1) // stride) * stride + 1
+            raise UserError(
+                f"data.crop_size: {axis} {size} is not a multiple of model.backbone.output_stride {stride} plus 1; "
+                f"nearest: {below} or {below + stride}"
+            )
+    if data.augmentation.max_scale < data.augmentation.min_scale:
+        raise UserError(
+            f"data.augmentation.max_scale: {data.augmentation.max_scale} is less than "
+            f"data.augmentation.min_scale {data.augmentation.min_scale}"
+        )
+    if data.augmentation.rotate_90 and data.crop_size[0] != data.crop_size[1]:
+        raise UserError(f"data.augmentation.rotate_90: needs a square data.crop_size, got {list(data.crop_size)}")
+    if data.dir is not None and data.shapes is not None:
+        raise UserError("data.shapes: contradicts data.dir; the shapes are generated where data.dir is null")
+    if data.shapes is not None:
+        for key in ("train_images", "val_images", "height", "width"):
+            if getattr(data.shapes, key) < 1:
+                raise UserError(f"data.shapes.{key}: expected a positive integer, got {getattr(data.shapes, key)}")
+    fixed = config.evaluation.fixed_size
+    for axis, size in zip(("height", "width"), fixed or (), strict=False):
+        if size < stride + 1 or (size - 1) % stride != 0:
+            raise UserError(
+                f"evaluation.fixed_size: {axis} {size} is not a multiple of model.backbone.output_stride {stride} plus 1"
+            )
+    if fixed is not None and data.longest_side is not None:
+        raise UserError("evaluation.fixed_size: contradicts data.longest_side; resize the records when converting")
+
+
+def _check_train(config: ExperimentConfig) -> None:
+    optimizer = config.train.optimizer
+    if optimizer.warmup_steps >= config.train.steps:
+        raise UserError(
+            f"train.optimizer.warmup_steps: {optimizer.warmup_steps} leaves nothing of train.steps {config.train.steps}"
+        )
+    if optimizer.end_learning_rate > optimizer.learning_rate:
+        raise UserError("train.optimizer.end_learning_rate: is above train.optimizer.learning_rate")
+    if "learning_rate" in optimizer.options:
+        raise UserError("train.optimizer.options.learning_rate: belongs into train.optimizer.learning_rate")
+
+
+def _check_runtime(config: ExperimentConfig) -> None:
+    runtime = config.runtime
+    if runtime.tpu is not None and runtime.strategy not in ("auto", "tpu"):
+        raise UserError(f"runtime.tpu: is set, but runtime.strategy is '{runtime.strategy}'")
+    if runtime.devices is not None and runtime.strategy == "tpu":
+        raise UserError("runtime.devices: has no meaning on TPU; expected null")
+    if runtime.devices is not None and len(runtime.devices) == 0:
+        raise UserError("runtime.devices: expected at least one device name or null")

@@ -1,0 +1,266 @@
+"""From images of any size to panoptic maps of the same size: the path that all outputs share.
+
+Evaluator, `Predictor` and the exported SavedModel call `infer`, so that their maps are equal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from deeplab2_lite.config import ExperimentConfig
+from deeplab2_lite.config_loading import resolve_dataset_info
+from deeplab2_lite.dataset_info import DatasetInfo
+from deeplab2_lite.errors import UserError
+from deeplab2_lite.postprocessing.instances import InstanceTable
+from deeplab2_lite.postprocessing.resampling import resize_nearest, resize_result
+from deeplab2_lite.postprocessing.scoring import score_instances
+from deeplab2_lite.postprocessing.segmentation import PanopticResult, greatest_class, panoptic_segmentation
+from deeplab2_lite.postprocessing.upsampling import Heads, upsample_heads
+from deeplab2_lite.preprocessing import grey_outside, pad_to_stride, resize_longest_side
+
+
+class InferenceSettings(NamedTuple):
+    """What inference needs to know beside the network.
+
+    Attributes:
+        output_stride: Of the network; images are padded to a multiple of it plus 1.
+        longest_side: Images are resized so that their longer side has so many pixels; None keeps them.
+        thing_ids: Ids of the thing classes.
+        label_divisor: Panoptic id = class id * label_divisor + instance id.
+        ignore_label: Class id of void.
+        stuff_area_limit: Stuff of fewer pixels becomes void.
+        center_threshold: Heatmap values at or below it are no centres.
+        nms_kernel: Side of the window in which a centre is the maximum.
+        top_k: The most centres of an image.
+    """
+
+    output_stride: int
+    longest_side: int | None
+    thing_ids: tuple[int, ...]
+    label_divisor: int
+    ignore_label: int
+    stuff_area_limit: int
+    center_threshold: float
+    nms_kernel: int
+    top_k: int
+
+    @classmethod
+    def from_config(cls, config: ExperimentConfig, info: DatasetInfo) -> InferenceSettings:
+        """Returns the settings of an experiment on a label space."""
+        post = config.postprocessing
+        limit = info.stuff_area_limit if post.stuff_area_limit is None else post.stuff_area_limit
+        return cls(
+            output_stride=config.model.backbone.output_stride,
+            longest_side=config.data.longest_side,
+            thing_ids=info.thing_ids,
+            label_divisor=info.label_divisor,
+            ignore_label=info.ignore_label,
+            stuff_area_limit=limit,
+            center_threshold=post.center_threshold,
+            nms_kernel=post.nms_kernel,
+            top_k=post.top_k,
+        )
+
+    def merge(self, heads: Heads) -> PanopticResult:
+        """Runs the post-processing (paper section 3.2) on heads of one resolution."""
+        return panoptic_segmentation(
+            heads.semantic_logits,
+            heads.center_heatmap,
+            heads.center_offset,
+            thing_ids=self.thing_ids,
+            label_divisor=self.label_divisor,
+            ignore_label=self.ignore_label,
+            stuff_area_limit=self.stuff_area_limit,
+            center_threshold=self.center_threshold,
+            nms_kernel=self.nms_kernel,
+            top_k=self.top_k,
+        )
+
+
+class Inference(NamedTuple):
+    """What `infer` gives.
+
+    Attributes:
+        result: Maps and instances at the resolution of the input.
+        instance_scores: float32 [batch, top_k], centre score times mean class probability (paper
+            section 3.3); 0 in invalid rows.
+        heads: The network's outputs at the resolution at which it saw the image, padding cut off.
+    """
+
+    result: PanopticResult
+    instance_scores: tf.Tensor
+    heads: Heads
+
+
+def infer(
+    network: Callable[..., Any], images: tf.Tensor, settings: InferenceSettings, sizes: tf.Tensor | None = None
+) -> Inference:
+    """Segments images of any size.
+
+    Args:
+        network: Gives the heads at stride 4, as `build_model`.
+        images: [batch, height, width, 3] in 0..255, uint8 or float32.
+        settings: How.
+        sizes: int32 [batch, 2], for a batch of fixed size: the true size of each image in its upper left
+            corner. What lies beyond is grey to the network, and not to be used of the result.
+
+    Returns:
+        The result at height x width.
+
+    Raises:
+        UserError: The network lacks a head that panoptic segmentation needs.
+    """
+    heads = _heads(network, images, settings, sizes)
+    missing = [name for name, head in zip(Heads._fields, heads, strict=True) if head is None]
+    if missing:
+        raise UserError(
+            f"model.tasks: the network gives no {missing[0]}; panoptic inference needs model.tasks panoptic"
+        )
+    result = settings.merge(heads)
+    scores = score_instances(result, tf.nn.softmax(heads.semantic_logits))
+    if settings.longest_side is not None:
+        result = resize_result(result, *_size(images))
+        scores = tf.where(result.instances.valid, scores, 0.0)
+    return Inference(result, scores, heads)
+
+
+def infer_semantic(
+    network: Callable[..., Any], images: tf.Tensor, settings: InferenceSettings, sizes: tf.Tensor | None = None
+) -> tf.Tensor:
+    """Labels the pixels of images by a network that has the semantic head alone.
+
+    Args:
+        network: Gives `semantic_logits` at stride 4.
+        images: [batch, height, width, 3] in 0..255, uint8 or float32.
+        settings: How.
+        sizes: As for `infer`.
+
+    Returns:
+        Class ids, int32 [batch, height, width].
+
+    Raises:
+        UserError: The network has no semantic head.
+    """
+    heads = _heads(network, images, settings, sizes)
+    if heads.semantic_logits is None:
+        raise UserError("model.tasks: an instance-only network says no classes; evaluation needs panoptic or semantic")
+    semantic = greatest_class(heads.semantic_logits)
+    if settings.longest_side is not None:
+        semantic = resize_nearest(semantic, *_size(images))
+    return semantic
+
+
+class Predictor:
+    """Segments one image of any size at a time: `predict(image)`."""
+
+    def __init__(
+        self, model_or_path: Any, config: ExperimentConfig | None = None, info: DatasetInfo | None = None
+    ) -> None:
+        """Loads a model.
+
+        Args:
+            model_or_path: A model folder, an exported SavedModel, or a keras.Model.
+            config: Needed with a keras.Model alone; the others bring theirs.
+            info: Label space; None takes the configuration's.
+
+        Raises:
+            UserError: Nothing that can predict is there.
+        """
+        if isinstance(model_or_path, str | Path):
+            from deeplab2_lite.loading import load_inference
+
+            loaded = load_inference(model_or_path)
+            self.info, self._infer = loaded.info, loaded.infer
+        else:
+            if config is None:
+                raise UserError("Predictor: expected the experiment's config beside a keras.Model")
+            self.info = info or resolve_dataset_info(config)
+            self._infer = inference_function(model_or_path, InferenceSettings.from_config(config, self.info))
+        self.instance_scores: np.ndarray | None = None
+
+    def __call__(self, image: np.ndarray | tf.Tensor) -> PanopticResult:
+        """Segments an image.
+
+        Args:
+            image: RGB, uint8 [height, width, 3].
+
+        Returns:
+            NumPy arrays without batch dimension: maps [height, width], instances [top_k, ...]. The scores of
+            the instances (paper section 3.3) are left in `self.instance_scores` [top_k].
+
+        Raises:
+            UserError: The array is no RGB image.
+        """
+        image = np.asarray(image)
+        if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or 0 in image.shape:
+            raise UserError(f"image: expected uint8 [height, width, 3], got {image.dtype} {list(image.shape)}")
+        result, scores = self._infer(tf.constant(image[None]))
+        self.instance_scores = scores[0].numpy()
+        return tf.nest.map_structure(lambda tensor: tensor[0].numpy(), result)
+
+
+def inference_function(
+    network: Callable[..., Any], settings: InferenceSettings
+) -> Callable[[tf.Tensor], tuple[PanopticResult, tf.Tensor]]:
+    """Compiles `infer` into one graph for uint8 images [batch, height, width, 3] of any size.
+
+    Args:
+        network: Gives the heads at stride 4.
+        settings: How.
+
+    Returns:
+        A function from images to the result and the instances' scores.
+    """
+
+    @tf.function(input_signature=[tf.TensorSpec([None, None, None, 3], tf.uint8, name="images")])
+    def run(images: tf.Tensor) -> tuple[PanopticResult, tf.Tensor]:
+        inference = infer(network, images, settings)
+        return inference.result, inference.instance_scores
+
+    return run
+
+
+def result_tensors(result: PanopticResult, instance_scores: tf.Tensor) -> dict[str, tf.Tensor]:
+    """Names the parts of a result as the outputs of a SavedModel do.
+
+    Args:
+        result: Maps and instances.
+        instance_scores: Their scores.
+
+    Returns:
+        `panoptic_pred`, `semantic_pred`, `instance_pred` (maps) and `instance_*` (tables).
+    """
+    tables = {f"instance_{name}": value for name, value in result.instances._asdict().items()}
+    maps = {f"{name}_pred": getattr(result, name) for name in ("panoptic", "semantic", "instance")}
+    return {**maps, **tables, "instance_score": instance_scores}
+
+
+def result_from_tensors(tensors: dict[str, tf.Tensor]) -> tuple[PanopticResult, tf.Tensor]:
+    """Reverses `result_tensors`."""
+    table = InstanceTable(*(tensors[f"instance_{name}"] for name in InstanceTable._fields))
+    maps = (tensors[f"{name}_pred"] for name in ("panoptic", "semantic", "instance"))
+    return PanopticResult(*maps, table), tensors["instance_score"]
+
+
+def _heads(
+    network: Callable[..., Any], images: tf.Tensor, settings: InferenceSettings, sizes: tf.Tensor | None
+) -> Heads:
+    """Runs the network on padded images; full-resolution heads with the padding cut off."""
+    pixels = resize_longest_side(images, settings.longest_side)
+    if sizes is not None:
+        pixels = grey_outside(pixels, sizes)
+    padded = pad_to_stride(pixels, settings.output_stride)
+    outputs = upsample_heads(network(padded, training=False), *_size(padded))
+    height, width = _size(pixels)
+    return Heads(*(head if head is None else head[:, :height, :width] for head in outputs))
+
+
+def _size(images: tf.Tensor) -> tuple[int | tf.Tensor, int | tf.Tensor]:
+    if images.shape[1:3].is_fully_defined():
+        return tuple(images.shape[1:3].as_list())
+    return tuple(tf.unstack(tf.shape(images)[1:3]))

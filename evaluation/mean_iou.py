@@ -1,0 +1,102 @@
+"""Mean intersection over union by the rules of the official Cityscapes script."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from deeplab2_lite.dataset_info import DatasetInfo
+from deeplab2_lite.evaluation.overlaps import (
+    check_mergeable,
+    check_same_shape,
+    check_semantic_ids,
+    count_overlaps,
+    integer_map,
+)
+
+
+@dataclass(frozen=True)
+class MeanIoUResult:
+    """IoU over a data set, as fractions in 0..1.
+
+    Attributes:
+        mean_iou: Mean over the classes that occur; NaN where there is none.
+        pixel_accuracy: Share of labelled pixels whose class is right; NaN without labelled pixels.
+        per_class_iou: float64 [classes]; NaN where the class occurs neither in the truth nor in the
+            prediction of a labelled pixel.
+        confusion: Pixels of true class (row) and predicted class (column), int64
+            [classes, classes + 1]; the last column holds labelled pixels that were predicted void.
+    """
+
+    mean_iou: float
+    pixel_accuracy: float
+    per_class_iou: np.ndarray
+    confusion: np.ndarray
+
+
+class MeanIoU:
+    """Streaming mean IoU; the figures are those of cityscapesScripts' pixel-level evaluation.
+
+    Pixels whose truth is void are left out. A labelled pixel that is predicted void is missed by its
+    class. A class that is predicted somewhere but never true has IoU 0 and is part of the mean; a class
+    that is neither is not.
+    """
+
+    def __init__(self, info: DatasetInfo) -> None:
+        """Makes an empty metric.
+
+        Args:
+            info: The label space of truth and prediction.
+        """
+        self._info = info
+        self.reset()
+
+    def reset(self) -> None:
+        """Forgets all images."""
+        self._confusion = np.zeros((self._info.num_classes, self._info.num_classes + 1), np.int64)
+
+    def update(self, truth: Any, prediction: Any) -> None:
+        """Adds an image or a batch of images.
+
+        Args:
+            truth: Semantic ids, integers [height, width] or [batch, height, width]; `ignore_label` is void.
+            prediction: Semantic ids of the same shape; likewise.
+
+        Raises:
+            UserError: Types, shapes or ids do not fit; nothing is counted then.
+        """
+        truth, prediction = integer_map(truth, "truth", (2, 3)), integer_map(prediction, "prediction", (2, 3))
+        check_same_shape(truth, prediction)
+        pairs = count_overlaps(truth, prediction)
+        check_semantic_ids(pairs.truth, self._info, "truth")
+        check_semantic_ids(pairs.prediction, self._info, "prediction")
+        labelled = pairs.truth != self._info.ignore_label
+        columns = np.minimum(pairs.prediction, self._info.num_classes)
+        self._confusion[pairs.truth[labelled], columns[labelled]] += pairs.pixels[labelled]
+
+    def merge(self, other: MeanIoU) -> None:
+        """Adds what another metric has seen, exactly as if its images had been seen here.
+
+        Args:
+            other: A metric of the same label space; it stays as it is.
+
+        Raises:
+            UserError: It is of another label space.
+        """
+        check_mergeable(self, other, self._info, other._info)
+        self._confusion += other._confusion
+
+    def result(self) -> MeanIoUResult:
+        """Returns the figures over all images so far; the metric stays as it is."""
+        right = np.diagonal(self._confusion)
+        union = self._confusion.sum(axis=1) + self._confusion[:, :-1].sum(axis=0) - right
+        iou = np.where(union > 0, right / np.maximum(union, 1), np.nan)
+        labelled = int(self._confusion.sum())
+        return MeanIoUResult(
+            mean_iou=float(iou[union > 0].mean()) if union.any() else float("nan"),
+            pixel_accuracy=int(right.sum()) / labelled if labelled else float("nan"),
+            per_class_iou=iou,
+            confusion=self._confusion.copy(),
+        )

@@ -1,0 +1,246 @@
+"""Panoptic quality by the rules of the official COCO panoptic script."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from deeplab2_lite.dataset_info import DatasetInfo
+from deeplab2_lite.evaluation.overlaps import (
+    check_mergeable,
+    check_same_shape,
+    check_semantic_ids,
+    count_overlaps,
+    integer_map,
+)
+
+# An IoU in (0.5, 1] is a float64 multiple of 2^-53; kept in two integers, their sums are exact, so that
+# results do not depend on the order of images or on how they were spread over workers.
+_IOU_BITS = 53
+_LOW_BITS = 26
+
+
+class QualityAverage(NamedTuple):
+    """Means over classes, as fractions in 0..1; NaN where no class is counted.
+
+    Attributes:
+        pq: Panoptic quality.
+        sq: Segmentation quality, the mean IoU of matches.
+        rq: Recognition quality, the F1 score of segments.
+        num_classes: Number of classes that are counted.
+    """
+
+    pq: float
+    sq: float
+    rq: float
+    num_classes: int
+
+
+@dataclass(frozen=True)
+class PanopticQualityResult:
+    """Panoptic quality over a data set, as fractions in 0..1.
+
+    Attributes:
+        all: Means over all counted classes.
+        things: Means over counted thing classes.
+        stuff: Means over counted stuff classes.
+        per_class_pq: float64 [classes]; NaN where the class is not counted.
+        per_class_sq: float64 [classes], likewise; 0 where nothing matched.
+        per_class_rq: float64 [classes], likewise.
+        tp: Matched segments, int64 [classes].
+        fp: Unmatched predicted segments, int64 [classes].
+        fn: Unmatched true segments, int64 [classes].
+        iou_sum: Sum of the IoUs of matched segments, float64 [classes].
+        counted: Classes with tp + fp + fn > 0, bool [classes].
+        isthing: Thing classes, bool [classes].
+    """
+
+    all: QualityAverage
+    things: QualityAverage
+    stuff: QualityAverage
+    per_class_pq: np.ndarray
+    per_class_sq: np.ndarray
+    per_class_rq: np.ndarray
+    tp: np.ndarray
+    fp: np.ndarray
+    fn: np.ndarray
+    iou_sum: np.ndarray
+    counted: np.ndarray
+    isthing: np.ndarray
+
+    @property
+    def pq(self) -> float:
+        """Panoptic quality over all counted classes."""
+        return self.all.pq
+
+    @property
+    def sq(self) -> float:
+        """Segmentation quality over all counted classes."""
+        return self.all.sq
+
+    @property
+    def rq(self) -> float:
+        """Recognition quality over all counted classes."""
+        return self.all.rq
+
+    def detection_ap50(self, class_ids: Sequence[int] | None = None) -> float:
+        """Returns microscopy's AP50: TP / (TP + FP + FN) at IoU > 0.5, pooled over the data set.
+
+        Args:
+            class_ids: Classes to pool; None takes all things.
+
+        Returns:
+            A fraction in 0..1; NaN where there are no segments at all.
+        """
+        chosen = np.flatnonzero(self.isthing) if class_ids is None else np.asarray(class_ids, np.int64)
+        tp, fp, fn = (int(counts[chosen].sum()) for counts in (self.tp, self.fp, self.fn))
+        return tp / (tp + fp + fn) if tp + fp + fn else float("nan")
+
+
+class PanopticQuality:
+    """Streaming panoptic quality (Kirillov et al., "Panoptic Segmentation", CVPR 2019).
+
+    The figures are those of panopticapi's `pq_compute`. Every id of a class is one segment, whatever
+    its instance number, and void is none. A predicted and a true segment of one class match if their
+    IoU, void left out of the union, is above 0.5. True crowd (a thing class with instance 0) neither
+    matches nor counts as missed; an unmatched predicted segment is forgiven if more than half of it
+    lies on void and on crowd of its class. Means run over classes with tp + fp + fn > 0.
+    """
+
+    def __init__(self, info: DatasetInfo) -> None:
+        """Makes an empty metric.
+
+        Args:
+            info: The label space of truth and prediction.
+        """
+        self._info = info
+        self._isthing = np.array([c.isthing for c in info.classes], bool)
+        self.reset()
+
+    def reset(self) -> None:
+        """Forgets all images."""
+        self._tp, self._fp, self._fn, self._iou_high, self._iou_low = np.zeros((5, self._info.num_classes), np.int64)
+
+    def update(self, truth: Any, prediction: Any) -> None:
+        """Adds an image or a batch of images.
+
+        Args:
+            truth: Panoptic ids, integers [height, width] or [batch, height, width].
+            prediction: Panoptic ids of the same shape.
+
+        Raises:
+            UserError: Types, shapes or ids do not fit; nothing of the batch is counted then.
+        """
+        truth, prediction = integer_map(truth, "truth", (2, 3)), integer_map(prediction, "prediction", (2, 3))
+        check_same_shape(truth, prediction)
+        if truth.ndim == 2:
+            truth, prediction = truth[None], prediction[None]
+        counts = [self._count(*pair) for pair in zip(truth, prediction, strict=True)]
+        for tp, fp, fn, iou_high, iou_low in counts:
+            self._tp += tp
+            self._fp += fp
+            self._fn += fn
+            self._iou_high += iou_high
+            self._iou_low += iou_low
+
+    def merge(self, other: PanopticQuality) -> None:
+        """Adds what another metric has seen, exactly as if its images had been seen here.
+
+        Args:
+            other: A metric of the same label space; it stays as it is.
+
+        Raises:
+            UserError: It is of another label space.
+        """
+        check_mergeable(self, other, self._info, other._info)
+        self._tp += other._tp
+        self._fp += other._fp
+        self._fn += other._fn
+        self._iou_high += other._iou_high
+        self._iou_low += other._iou_low
+
+    def result(self) -> PanopticQualityResult:
+        """Returns the figures over all images so far; the metric stays as it is."""
+        iou_sum = np.array(
+            [
+                ((int(high) << _LOW_BITS) + int(low)) / 2**_IOU_BITS
+                for high, low in zip(self._iou_high, self._iou_low, strict=True)
+            ]
+        )
+        counted = (self._tp + self._fp + self._fn) > 0
+        weight = np.where(counted, self._tp + 0.5 * self._fp + 0.5 * self._fn, np.nan)
+        pq, rq = iou_sum / weight, self._tp / weight
+        sq = np.where(counted, iou_sum / np.maximum(self._tp, 1), np.nan)
+
+        def average(classes: np.ndarray) -> QualityAverage:
+            chosen = counted & classes
+            if not chosen.any():
+                return QualityAverage(float("nan"), float("nan"), float("nan"), 0)
+            return QualityAverage(*(float(values[chosen].mean()) for values in (pq, sq, rq)), int(chosen.sum()))
+
+        return PanopticQualityResult(
+            all=average(np.ones_like(counted)),
+            things=average(self._isthing),
+            stuff=average(~self._isthing),
+            per_class_pq=pq,
+            per_class_sq=sq,
+            per_class_rq=rq,
+            tp=self._tp.copy(),
+            fp=self._fp.copy(),
+            fn=self._fn.copy(),
+            iou_sum=iou_sum,
+            counted=counted,
+            isthing=self._isthing.copy(),
+        )
+
+    def _count(self, truth: np.ndarray, prediction: np.ndarray) -> tuple[np.ndarray, ...]:
+        """Returns tp, fp, fn and the two parts of the IoU sum of one image, each int64 [classes]."""
+        info = self._info
+        pairs = count_overlaps(truth, prediction)
+        truth_ids, truth_index = np.unique(pairs.truth, return_inverse=True)
+        predicted_ids, predicted_index = np.unique(pairs.prediction, return_inverse=True)
+        truth_class, predicted_class = truth_ids // info.label_divisor, predicted_ids // info.label_divisor
+        check_semantic_ids(truth_class, info, "truth")
+        check_semantic_ids(predicted_class, info, "prediction")
+
+        void = truth_class == info.ignore_label
+        crowd = np.zeros_like(void)
+        crowd[~void] = self._isthing[truth_class[~void]] & (truth_ids[~void] % info.label_divisor == 0)
+        predicted_void = predicted_class == info.ignore_label
+
+        same_class = truth_class[truth_index] == predicted_class[predicted_index]
+        pair_void, pair_crowd = void[truth_index], crowd[truth_index] & same_class
+        truth_area = _sum_by(truth_index, pairs.pixels, truth_ids.size)
+        predicted_area = _sum_by(predicted_index, pairs.pixels, predicted_ids.size)
+        on_void = _sum_by(predicted_index[pair_void], pairs.pixels[pair_void], predicted_ids.size)
+        on_crowd = _sum_by(predicted_index[pair_crowd], pairs.pixels[pair_crowd], predicted_ids.size)
+
+        candidates = np.flatnonzero(same_class & ~(void | crowd)[truth_index] & ~predicted_void[predicted_index])
+        i, j = truth_index[candidates], predicted_index[candidates]
+        intersection = pairs.pixels[candidates]
+        iou = intersection / (truth_area[i] + predicted_area[j] - on_void[j] - intersection)
+        i, j, iou = i[iou > 0.5], j[iou > 0.5], iou[iou > 0.5]
+
+        missed = ~(void | crowd)
+        missed[i] = False
+        wrong = ~predicted_void & (on_void + on_crowd <= 0.5 * predicted_area)
+        wrong[j] = False
+        scaled = np.ldexp(iou, _IOU_BITS).astype(np.int64)
+        low_mask = (1 << _LOW_BITS) - 1
+        return (
+            np.bincount(truth_class[i], minlength=info.num_classes),
+            np.bincount(predicted_class[wrong], minlength=info.num_classes),
+            np.bincount(truth_class[missed], minlength=info.num_classes),
+            _sum_by(truth_class[i], scaled >> _LOW_BITS, info.num_classes),
+            _sum_by(truth_class[i], scaled & low_mask, info.num_classes),
+        )
+
+
+def _sum_by(index: np.ndarray, values: np.ndarray, size: int) -> np.ndarray:
+    """Returns int64 [size], the sums of the values that bear each index."""
+    sums = np.zeros(size, np.int64)
+    np.add.at(sums, index, values)
+    return sums

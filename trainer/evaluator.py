@@ -1,0 +1,185 @@
+"""Evaluation of the network in training, on the strategy's devices."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import orbit
+import tensorflow as tf
+import tf_keras as keras
+from tqdm import tqdm
+
+from deeplab2_lite.config import ExperimentConfig
+from deeplab2_lite.data.pipeline import EvaluationBatch, evaluation_dataset
+from deeplab2_lite.data.record_index import RecordIndex, reading_error, record_filenames
+from deeplab2_lite.dataset_info import DatasetInfo
+from deeplab2_lite.evaluation.evaluate import Evaluation, ImagePrediction, write_report
+from deeplab2_lite.evaluation.report import EvaluationReport, scalars
+from deeplab2_lite.inference import Inference, InferenceSettings, infer, infer_semantic
+
+
+class DeviceBatch(NamedTuple):
+    """An `EvaluationBatch` without strings, which some devices do not take."""
+
+    image: tf.Tensor
+    panoptic: tf.Tensor
+    record: tf.Tensor
+    valid: tf.Tensor
+    size: tf.Tensor
+
+
+class Snapshot(NamedTuple):
+    """An image with its label and all that the network says of it; NumPy arrays without batch dimension."""
+
+    image: np.ndarray
+    truth: np.ndarray
+    inference: Inference
+
+
+class PanopticEvaluator(orbit.AbstractEvaluator):
+    """Evaluates every image of the evaluation split by the official rules."""
+
+    def __init__(
+        self,
+        config: ExperimentConfig,
+        info: DatasetInfo,
+        index: RecordIndex,
+        strategy: tf.distribute.Strategy,
+        network: keras.Model,
+        global_step: tf.Variable,
+        output_dir: Path,
+    ) -> None:
+        """Sets up the input.
+
+        Args:
+            config: The experiment.
+            info: Its label space.
+            index: The records of the split.
+            strategy: The network was made in its scope.
+            network: As `build_model` gives it.
+            global_step: Step of the weights.
+            output_dir: Where `metrics.json`, `metrics.csv` and `pictures/` go.
+        """
+        self._config = config
+        self._info = info
+        self._index = index
+        self._strategy = strategy
+        self._network = network
+        self._global_step = global_step
+        self._output_dir = output_dir
+        self._settings = InferenceSettings.from_config(config, info)
+        self._dataset = strategy.distribute_datasets_from_function(
+            lambda context: evaluation_dataset(config, info, index, context).map(_without_strings)
+        )
+        self._step = tf.function(self._evaluation_step)
+        self._snapshot_step = tf.function(self._inference_step)
+        self.report: EvaluationReport | None = None
+        self.table = ""
+
+    def evaluate(self, num_steps: tf.Tensor) -> dict[str, float]:
+        """Evaluates the whole split (`num_steps` -1) or so many batches.
+
+        Returns:
+            Figures by TensorBoard tag.
+
+        Raises:
+            UserError: A record cannot be read.
+        """
+        evaluation = Evaluation(self._info, self._output_dir / "pictures", self._config.evaluation.pictures)
+        with tqdm(total=len(self._index), desc="eval", unit="image", disable=None, leave=False) as bar:
+            for batch, outputs in self._batches(self._step, int(num_steps)):
+                for image, prediction in _images(batch, outputs):
+                    name = record_filenames(self._index, [image.record])[0] if evaluation.wants_picture() else ""
+                    evaluation.update(image.image, image.panoptic, ImagePrediction(**prediction), name)
+                    bar.update()
+        self.report = evaluation.report(int(self._global_step.numpy()))
+        self.table = write_report(self.report, self._output_dir)
+        return scalars(self.report)
+
+    def snapshots(self, count: int) -> list[Snapshot]:
+        """Returns the first images of the split with the network's outputs, for pictures.
+
+        Args:
+            count: How many.
+
+        Returns:
+            At most so many.
+        """
+        found: list[Snapshot] = []
+        for batch, outputs in self._batches(self._snapshot_step, -1):
+            inference = outputs["inference"]
+            for i, valid in enumerate(batch.valid):
+                if valid and len(found) < count:
+                    height, width = batch.size[i]
+                    one = tf.nest.map_structure(lambda array, i=i: array[i], inference)
+                    found.append(Snapshot(batch.image[i, :height, :width], batch.panoptic[i, :height, :width], one))
+            if len(found) >= count:
+                break
+        return found
+
+    def _batches(self, step: Any, limit: int) -> Iterator[tuple[DeviceBatch, dict[str, Any]]]:
+        """Runs a step on each batch; yields each replica's batch and outputs as NumPy arrays."""
+        iterator = iter(self._dataset)
+        count = 0
+        while limit < 0 or count < limit:
+            try:
+                batch, outputs = step(iterator)
+            except (StopIteration, tf.errors.OutOfRangeError):
+                return
+            except tf.errors.OpError as error:
+                raise (reading_error(error, self._index) or error) from None
+            count += 1
+            local = self._strategy.experimental_local_results
+            parts = [local(tensor) for tensor in tf.nest.flatten((batch, outputs))]
+            for replica in zip(*parts, strict=True):
+                arrays = [tensor.numpy() for tensor in replica]
+                yield tf.nest.pack_sequence_as((batch, outputs), arrays)
+
+    def _evaluation_step(self, iterator: Any) -> tuple[DeviceBatch, dict[str, tf.Tensor]]:
+        batch = next(iterator)
+        return batch, self._strategy.run(self._predict, args=(batch,))
+
+    def _inference_step(self, iterator: Any) -> tuple[DeviceBatch, dict[str, Inference]]:
+        batch = next(iterator)
+        return batch, {"inference": self._strategy.run(self._infer, args=(batch,))}
+
+    def _predict(self, batch: DeviceBatch) -> dict[str, tf.Tensor]:
+        if self._config.model.tasks != "panoptic":
+            return {"semantic": infer_semantic(self._network, batch.image, self._settings, self._sizes(batch))}
+        inference = self._infer(batch)
+        result = inference.result
+        return {
+            "semantic": result.semantic,
+            "panoptic": result.panoptic,
+            "instance": result.instance,
+            "class_id": result.instances.class_id,
+            "score": inference.instance_scores,
+        }
+
+    def _infer(self, batch: DeviceBatch) -> Inference:
+        return infer(self._network, batch.image, self._settings, self._sizes(batch))
+
+    def _sizes(self, batch: DeviceBatch) -> tf.Tensor | None:
+        return batch.size if self._config.evaluation.fixed_size is not None else None
+
+
+def _without_strings(batch: EvaluationBatch) -> DeviceBatch:
+    return DeviceBatch(batch.image, batch.panoptic, batch.record, batch.valid, batch.size)
+
+
+def _images(batch: DeviceBatch, outputs: dict[str, np.ndarray]) -> Iterator[tuple[DeviceBatch, dict[str, np.ndarray]]]:
+    """Takes a batch apart, drops its filling, and cuts off padding."""
+    for i in np.flatnonzero(batch.valid):
+        height, width = batch.size[i]
+        image = DeviceBatch(
+            batch.image[i, :height, :width],
+            batch.panoptic[i, :height, :width],
+            int(batch.record[i]),
+            True,
+            batch.size[i],
+        )
+        # Maps have two dimensions more than the batch's, tables of instances one.
+        yield image, {k: v[i, :height, :width] if v.ndim == 3 else v[i] for k, v in outputs.items()}

@@ -1,0 +1,101 @@
+"""The learning-rate schedule and the optimizer that the configuration names."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import tensorflow as tf
+import tf_keras as keras
+from official.modeling.optimization import lamb
+from official.modeling.optimization.lr_schedule import LinearWarmup, PolynomialDecayWithOffset
+
+from deeplab2_lite import addons
+from deeplab2_lite.config import OptimizerConfig
+from deeplab2_lite.errors import UserError, nearest_name
+
+_BUILT_IN = {
+    "adam": keras.optimizers.Adam,
+    "adamw": keras.optimizers.AdamW,
+    "lamb": lamb.LAMB,
+    "sgd": keras.optimizers.SGD,
+}
+# What the field means by "SGD" (the paper's first row of Table 1 has momentum); options override it.
+_DEFAULTS: dict[str, dict[str, Any]] = {"sgd": {"momentum": 0.9}}
+
+
+def build_schedule(config: OptimizerConfig, steps: int) -> keras.optimizers.schedules.LearningRateSchedule:
+    """Builds the 'poly' learning rate (paper section 4) with a linear warm-up from 0.
+
+    Args:
+        config: Rate, power, end and warm-up.
+        steps: Step at which the end is reached.
+
+    Returns:
+        Step -> learning rate, float32.
+    """
+    schedule = PolynomialDecayWithOffset(
+        offset=0,
+        initial_learning_rate=config.learning_rate,
+        decay_steps=steps,
+        end_learning_rate=config.end_learning_rate,
+        power=config.power,
+    )
+    if config.warmup_steps:
+        return LinearWarmup(schedule, warmup_steps=config.warmup_steps, warmup_learning_rate=0.0)
+    return schedule
+
+
+def build_optimizer(
+    config: OptimizerConfig, steps: int, variables: list[tf.Variable]
+) -> keras.optimizers.Optimizer | keras.optimizers.legacy.Optimizer:
+    """Builds the optimizer with all of its slots, so that a checkpoint can be restored into it.
+
+    Args:
+        config: Name, schedule and further options.
+        steps: Length of the schedule.
+        variables: Trainable variables of the model. Called inside the strategy's scope.
+
+    Returns:
+        The optimizer.
+
+    Raises:
+        UserError: There is no such optimizer, or it has no such option.
+    """
+    schedule = build_schedule(config, steps)
+    if config.name.startswith(addons.PREFIX):
+        optimizer_class = addons.addons_optimizer_class(config.name.removeprefix(addons.PREFIX))
+    elif config.name in _BUILT_IN:
+        optimizer_class = _BUILT_IN[config.name]
+    else:
+        raise UserError(
+            f"train.optimizer.name: '{config.name}' is no optimizer; expected one of TensorFlow Addons as "
+            f"'{addons.PREFIX}LAMB', or a built-in one{nearest_name(config.name, _BUILT_IN)}"
+        )
+    options = {**_DEFAULTS.get(config.name, {}), **config.options}
+    if config.name.startswith(addons.PREFIX) and addons.is_wrapper(optimizer_class):
+        _refuse_unknown_options(optimizer_class, options)
+        optimizer = optimizer_class(keras.optimizers.legacy.Adam(schedule), **options)
+    else:
+        _refuse_unknown_options(optimizer_class, options)
+        optimizer = optimizer_class(learning_rate=schedule, **options)
+    if isinstance(optimizer, keras.optimizers.legacy.Optimizer):
+        optimizer._create_all_weights(variables)
+    else:
+        optimizer.build(variables)
+    return optimizer
+
+
+def optimizer_variables(
+    optimizer: keras.optimizers.Optimizer | keras.optimizers.legacy.Optimizer,
+) -> list[tf.Variable]:
+    """Returns all state of an optimizer, of the new kind or the old."""
+    variables = optimizer.variables
+    return list(variables() if callable(variables) else variables)
+
+
+def _refuse_unknown_options(optimizer_class: type, options: dict[str, Any]) -> None:
+    valid = set(inspect.signature(optimizer_class).parameters) - {"self", "learning_rate", "optimizer", "kwargs"}
+    for name in options:
+        if name not in valid:
+            raise UserError(f"train.optimizer.options.{name}: unknown option{nearest_name(name, valid)}")

@@ -1,0 +1,104 @@
+"""The command that trains, evaluates and exports: `python trainer/train.py --mode=train_and_eval`."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from deeplab2_lite.command import run_command
+from deeplab2_lite.config import ExperimentConfig
+from deeplab2_lite.config_loading import load_config, packaged_experiments
+from deeplab2_lite.config_validation import validate
+from deeplab2_lite.errors import UserError
+
+MODES = ("train", "eval", "train_and_eval", "continuous_eval", "export")
+DEFAULT_EXPERIMENT = "shapes/mobilenet_v3_small"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the flags of the command.
+
+    Args:
+        parser: Theirs.
+    """
+    parser.add_argument(
+        "--experiment",
+        metavar="NAME",
+        help=f"packaged experiment; default {DEFAULT_EXPERIMENT}. One of: {', '.join(packaged_experiments())}",
+    )
+    parser.add_argument(
+        "--config_file", action="append", default=[], metavar="YAML", help="configuration; repeatable, later wins"
+    )
+    parser.add_argument("--params_override", default="", metavar="A.B=C,...", help="settings that win over all files")
+    parser.add_argument("--mode", choices=MODES, default="train_and_eval", help="default: %(default)s")
+    parser.add_argument("--model_dir", metavar="DIR", help="folder of the run; default runs/NAME")
+    parser.add_argument("--tpu", metavar="NAME", help="TPU to run on, or 'local'")
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Runs the command.
+
+    Args:
+        arguments: Of `add_arguments`.
+
+    Raises:
+        UserError: A setting, path, record or checkpoint is at fault.
+    """
+    config = _load(arguments)
+    model_dir = Path(arguments.model_dir or Path("runs") / config.name)
+    # TensorFlow takes seconds to import; what is wrong above is said before.
+    from deeplab2_lite.trainer.experiment import Experiment
+
+    mode = arguments.mode
+    if mode in ("eval", "export") and not model_dir.is_dir():
+        raise UserError(f"--model_dir: no folder {model_dir}; expected one that --mode=train wrote")
+    experiment = Experiment(config, model_dir, training="train" in mode)
+    if mode in ("train", "train_and_eval"):
+        experiment.train(evaluate=mode == "train_and_eval")
+    elif mode == "eval":
+        experiment.evaluate()
+    elif mode == "continuous_eval":
+        experiment.evaluate_continuously()
+    if mode == "export" or (mode == "train_and_eval" and config.model.tasks == "panoptic"):
+        experiment.export()
+    _tell_what_next(mode, model_dir)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command with its flags; returns the exit status."""
+    parser = argparse.ArgumentParser(prog="train.py", description=__doc__)
+    add_arguments(parser)
+    return run_command(run, parser.parse_args(argv))
+
+
+def _load(arguments: argparse.Namespace) -> ExperimentConfig:
+    sources = [*([arguments.experiment] if arguments.experiment else []), *arguments.config_file]
+    saved = Path(arguments.model_dir or "") / "config.yaml"
+    if not sources and arguments.model_dir and saved.is_file():
+        # A run goes on, is evaluated and exported with the settings that it was started with.
+        sources = [saved]
+    config = load_config(sources or [DEFAULT_EXPERIMENT], arguments.params_override)
+    if arguments.tpu is not None:
+        config = dataclasses.replace(config, runtime=dataclasses.replace(config.runtime, tpu=arguments.tpu))
+        validate(config)
+    return config
+
+
+def _tell_what_next(mode: str, model_dir: Path) -> None:
+    exported = model_dir / "export" / "saved_model"
+    print("Try next:")
+    print(f"  tensorboard --logdir {model_dir}")
+    print(f"  deeplab2-lite predict --model {exported if exported.is_dir() else model_dir} --input IMAGES --output OUT")
+    if mode in ("train_and_eval", "export"):
+        print(f"  saved_model_cli show --dir {exported} --all")
+    else:
+        print(f"  deeplab2-lite train --mode=export --model_dir {model_dir}")
+    print(f"{os.path.relpath(model_dir)}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
