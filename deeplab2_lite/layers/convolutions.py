@@ -10,6 +10,7 @@ import tensorflow as tf
 import tf_keras as keras
 
 from deeplab2_lite.layers.activations import activate
+from deeplab2_lite.layers.normalization import BatchNormalization
 from deeplab2_lite.layers.settings import LayerSettings
 
 
@@ -95,7 +96,7 @@ def norm_act(features: tf.Tensor, settings: LayerSettings, name: str, activation
     Returns:
         Same shape.
     """
-    features = keras.layers.BatchNormalization(
+    features = BatchNormalization(
         momentum=settings.batch_norm.momentum,
         epsilon=settings.batch_norm.epsilon,
         synchronized=settings.batch_norm.synchronized,

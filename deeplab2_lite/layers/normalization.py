@@ -1,4 +1,4 @@
-"""Normalization of input images inside the network, so that no caller can forget or repeat it."""
+"""Normalization: of input images inside the network, so that no caller can forget it, and over batches."""
 
 from __future__ import annotations
 
@@ -39,3 +39,30 @@ class ImageNormalization(keras.layers.Layer):
     def get_config(self) -> dict[str, Any]:
         """Returns what rebuilds the layer."""
         return {**super().get_config(), "mean": list(self.mean), "deviation": list(self.deviation)}
+
+
+@keras.saving.register_keras_serializable(package=PACKAGE)
+class BatchNormalization(keras.layers.BatchNormalization):
+    """Keras's batch normalization, with the same statistics on one replica and on many.
+
+    On one replica it takes TensorFlow's fused operation, on several the statistics of all of them, if
+    asked to. The moving variance is the mean squared deviation either way, where the fused operation
+    alone would give n / (n - 1) times as much.
+    """
+
+    def __init__(self, synchronized: bool = False, **kwargs: Any) -> None:
+        """Looks at the strategy in whose scope it is made.
+
+        Args:
+            synchronized: Compute statistics over all replicas.
+            **kwargs: Of `keras.layers.BatchNormalization`.
+        """
+        several = tf.distribute.get_strategy().num_replicas_in_sync > 1
+        super().__init__(synchronized=synchronized and several, **kwargs)
+        self._wants_synchronized = synchronized
+        # Keras has the correction behind this attribute and no argument.
+        self._bessels_correction_test_only = False
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns what rebuilds the layer, whatever the number of replicas then."""
+        return {**super().get_config(), "synchronized": self._wants_synchronized}
