@@ -13,9 +13,9 @@ from typing import NamedTuple
 import tensorflow as tf
 
 from deeplab2_lite.config import AugmentationConfig, DataConfig, PhotometricConfig
-from deeplab2_lite.data.resampling import crop_resized, longest_side_size, pad_bottom_right
+from deeplab2_lite.data.resampling import crop_resized, pad_bottom_right
+from deeplab2_lite.preprocessing import IMAGE_PADDING, longest_side_size
 
-IMAGE_PADDING = 127.5
 # The same generator on every device: the default one depends on it.
 _GENERATOR = "philox"
 

@@ -5,24 +5,6 @@ from __future__ import annotations
 import tensorflow as tf
 
 
-def longest_side_size(size: tf.Tensor, longest_side: int | None) -> tf.Tensor:
-    """Returns the size of an image whose longer side is resized to `longest_side` (paper section 4).
-
-    Args:
-        size: Height and width, int32 [2].
-        longest_side: Pixels of the longer side after resizing; None keeps the size.
-
-    Returns:
-        Height and width, int32 [2]; the shorter side is rounded half up, and at least 1.
-    """
-    if longest_side is None:
-        return size
-    size = tf.cast(size, tf.int64)
-    longest = tf.reduce_max(size)
-    # floor(size * longest_side / longest + 1/2) without rounding errors.
-    return tf.cast(tf.maximum((2 * size * longest_side + longest) // (2 * longest), 1), tf.int32)
-
-
 def crop_resized(
     image: tf.Tensor, panoptic: tf.Tensor, size: tf.Tensor, origin: tf.Tensor, crop: tf.Tensor
 ) -> tuple[tf.Tensor, tf.Tensor]:

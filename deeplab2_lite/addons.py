@@ -6,12 +6,14 @@ name that has moved to tf_keras. Everything about that is here, and happens only
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
 import sys
 import warnings
+from collections.abc import Iterator
+from pathlib import Path
 from types import ModuleType
-from unittest import mock
 
 from deeplab2_lite.errors import UserError, nearest_name
 
@@ -50,6 +52,9 @@ def _is_optimizer(optimizers: ModuleType, name: str) -> bool:
         "AveragedOptimizerWrapper",
         "KerasLegacyOptimizer",
         "MultiOptimizer",
+        # These take no schedule of learning rates.
+        "COCOB",
+        "ConditionalGradient",
     )
 
 
@@ -63,15 +68,15 @@ def _import_addons() -> ModuleType:
         )
     # Addons reaches for tf.keras, which is Keras 3 unless this is set before its first use.
     os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
-    import tf_keras.src.engine
-    from tensorflow import keras
+    import tensorflow as tf
+    import tf_keras
 
-    if keras.__version__.startswith("3"):
+    if tf.keras.optimizers.Optimizer is not tf_keras.optimizers.Optimizer:
         raise UserError(
             "train.optimizer.name: TensorFlow Addons needs the environment variable TF_USE_LEGACY_KERAS=1, "
-            "set before TensorFlow's keras is first used"
+            "set before TensorFlow is imported"
         )
-    with warnings.catch_warnings(), mock.patch.dict(sys.modules, {"keras.src.engine": tf_keras.src.engine}):
+    with warnings.catch_warnings(), _modules_that_moved():
         # It warns of its own end and of a TensorFlow newer than itself; the user asked for it by name.
         warnings.simplefilter("ignore")
         try:
@@ -81,3 +86,21 @@ def _import_addons() -> ModuleType:
                 f"train.optimizer.name: TensorFlow Addons cannot be imported ({error}); "
                 "pip install tensorflow-addons==0.23.0, or use adam, adamw, sgd, lamb"
             ) from None
+
+
+@contextlib.contextmanager
+def _modules_that_moved() -> Iterator[None]:
+    """Lets `keras.src.engine` and `tensorflow.keras.*` be imported, as those of Keras 2."""
+    import tensorflow as tf
+    import tf_keras.src.engine
+
+    # Not mock.patch.dict, which would take all that Addons imports out of sys.modules again.
+    moved, before = "keras.src.engine", tf.__path__
+    sys.modules[moved] = tf_keras.src.engine
+    # TensorFlow does the same when the environment variable is there before its own import.
+    tf.__path__ = [str(Path(tf_keras.__file__).parent / "api" / "_v2"), *before]
+    try:
+        yield
+    finally:
+        del sys.modules[moved]
+        tf.__path__ = before

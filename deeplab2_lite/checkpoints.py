@@ -120,9 +120,9 @@ class CheckpointStore:
                 state = checkpointer.restore(folder / "state")
             with orbax.Checkpointer(orbax.JsonCheckpointHandler()) as checkpointer:
                 metadata = checkpointer.restore(folder / "metadata")
+            return Checkpoint(step, state["weights"], state.get("optimizer") or {}, metadata)
         except (ValueError, KeyError, OSError) as error:
             raise UserError(f"{folder}: damaged checkpoint ({' '.join(str(error).split())[:200]})") from None
-        return Checkpoint(step, state["weights"], state.get("optimizer") or {}, metadata)
 
     def _open(self) -> Any:
         if self._manager is None:

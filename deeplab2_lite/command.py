@@ -28,8 +28,11 @@ def run_command(run: Callable[[argparse.Namespace], None], arguments: argparse.N
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     try:
         run(arguments)
+        # Here, and not when the interpreter ends, a pipe whose reader has gone is no error.
+        sys.stdout.flush()
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        # A path or key that the user gave may hold line breaks.
+        print(f"error: {' '.join(str(error).splitlines())}", file=sys.stderr)
         return EXIT_USER_ERROR
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from here", file=sys.stderr)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import re
 import types
 import typing
 from collections.abc import Iterable, Mapping
@@ -16,6 +18,11 @@ from deeplab2_lite.config_validation import validate
 from deeplab2_lite.dataset_info import FILE_NAME, DatasetInfo, load_dataset_info
 from deeplab2_lite.errors import UserError, nearest_name
 from deeplab2_lite.files import packaged_configs, write_text_atomically
+
+# TensorFlow's widest integers.
+_INTEGER_LIMIT = 2**63
+# A quoted text where a value begins (elsewhere a quote is an apostrophe), or one character.
+_OVERRIDE_TOKEN = re.compile(r"""(?<=[=,:\[{])\s*(?:'(?:[^']|'')*'|"(?:[^"\\]|\\.)*")|.""", re.DOTALL)
 
 
 def load_config(source: str | Path | Iterable[str | Path] = (), overrides: str = "") -> ExperimentConfig:
@@ -80,10 +87,11 @@ def parse_overrides(text: str) -> dict[str, Any]:
         key, separator, value = item.partition("=")
         key = key.strip()
         if not separator or not key:
-            raise UserError(f"override '{item.strip()}': expected key=value, such as train.batch_size=8")
+            raise UserError(f"override {item.strip()!r}: expected key=value, such as train.batch_size=8")
         try:
             parsed = yaml.safe_load(value)
-        except yaml.YAMLError:
+        except (yaml.YAMLError, ValueError):
+            # A ValueError comes of what looks like a date and is none.
             raise UserError(f"{key}: the value {value!r} is not valid YAML") from None
         for part in reversed(key.split(".")):
             parsed = {part: parsed}
@@ -149,7 +157,9 @@ def resolve_dataset_info(config: ExperimentConfig) -> DatasetInfo:
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+    except (yaml.YAMLError, ValueError) as error:
         raise UserError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from None
     if content is None:
         return {}
@@ -167,19 +177,13 @@ def _merge(base: Mapping[str, Any], update: Mapping[str, Any]) -> dict[str, Any]
 
 
 def _split_outside_brackets(text: str) -> list[str]:
-    items, depth, quote, current = [], 0, "", ""
-    for character in text:
-        if quote:
-            quote = "" if character == quote else quote
-        elif character in "'\"":
-            quote = character
-        depth += (character in "[{(") - (character in "]})") if not quote else 0
-        if character == "," and depth == 0 and not quote:
-            items.append(current)
-            current = ""
+    items, depth = [""], 0
+    for token in _OVERRIDE_TOKEN.findall(text):
+        depth += (token in "[{") - (token in "]}")
+        if token == "," and depth == 0:
+            items.append("")
         else:
-            current += character
-    items.append(current)
+            items[-1] += token
     return [item for item in items if item.strip()]
 
 
@@ -205,6 +209,9 @@ def _convert(kind: Any, value: Any, path: str, where: str) -> Any:
         choices = [a for a in arguments if a is not type(None)]
         if len(choices) == 1:
             return _convert(choices[0], value, path, where)
+        # YAML 1.1 reads "1e-7" (no dot) as text, also where text is allowed.
+        if isinstance(value, str) and float in choices and (number := _as_float(value)) is not None:
+            return number
         if type(value) in choices:
             return value
     elif dataclasses.is_dataclass(kind):
@@ -212,7 +219,8 @@ def _convert(kind: Any, value: Any, path: str, where: str) -> Any:
     elif origin is Literal:
         if any(value == a and type(value) is type(a) for a in arguments):
             return value
-        hint = nearest_name(value, arguments) if isinstance(value, str) else f"; valid: {list(arguments)}"
+        names = all(isinstance(a, str) for a in (value, *arguments))
+        hint = nearest_name(value, arguments) if names else f"; valid: {list(arguments)}"
         raise UserError(f"{where}{path}: {value!r} is no valid value{hint}")
     elif origin is tuple and isinstance(value, list | tuple):
         if arguments[-1] is Ellipsis:
@@ -224,6 +232,8 @@ def _convert(kind: Any, value: Any, path: str, where: str) -> Any:
         return {str(k): _convert(arguments[1], v, f"{path}.{k}", where) for k, v in value.items()}
     elif kind is float and (number := _as_float(value)) is not None:
         return number
+    elif kind is int and type(value) is int and not -_INTEGER_LIMIT <= value < _INTEGER_LIMIT:
+        raise UserError(f"{where}{path}: expected an integer of 64 bits, got {value!r}")
     elif type(value) is kind:
         return value
     raise UserError(f"{where}{path}: expected {_describe(kind)}, got {value!r}")
@@ -232,14 +242,10 @@ def _convert(kind: Any, value: Any, path: str, where: str) -> Any:
 def _as_float(value: Any) -> float | None:
     if isinstance(value, bool):
         return None
-    if isinstance(value, int | float):
-        return float(value)
-    if isinstance(value, str):
+    if isinstance(value, int | float | str):
         # YAML 1.1 reads "1e-3" (no dot) as text.
-        try:
+        with contextlib.suppress(ValueError, OverflowError):
             return float(value)
-        except ValueError:
-            return None
     return None
 
 

@@ -14,8 +14,6 @@ from deeplab2_lite.evaluation.panoptic_quality import PanopticQuality
 from deeplab2_lite.evaluation.report import EvaluationReport, format_table, write_csv, write_json
 from deeplab2_lite.visualize import overlay_panoptic, save_image, side_by_side
 
-DETECTION_AP50 = "detection/AP50"
-
 
 class ImagePrediction(NamedTuple):
     """What a network says of one image. Parts that it has no heads for are None.
@@ -84,14 +82,13 @@ class Evaluation:
             step: Training step of the weights.
 
         Returns:
-            PQ, mIoU and AP, and microscopy's AP50 = TP / (TP + FP + FN) as `detection/AP50`.
+            PQ, mIoU and AP; of a network without instances, mIoU alone.
         """
         semantic = self._semantic.result()
         if not self._has_panoptic:
             return EvaluationReport(self._info, step, self.num_images, semantic=semantic)
         panoptic = self._panoptic.result()
-        extra = {DETECTION_AP50: panoptic.detection_ap50()}
-        return EvaluationReport(self._info, step, self.num_images, panoptic, semantic, self._instance.result(), extra)
+        return EvaluationReport(self._info, step, self.num_images, panoptic, semantic, self._instance.result())
 
     def _draw(self, image: np.ndarray, truth: np.ndarray, prediction: ImagePrediction, name: str) -> None:
         predicted = prediction.panoptic

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import socket
+
 import tensorflow as tf
 
 from deeplab2_lite.config import RuntimeConfig
 from deeplab2_lite.errors import UserError
+
+_SECONDS_TO_ANSWER = 10.0
 
 
 def build_strategy(config: RuntimeConfig) -> tf.distribute.Strategy:
@@ -55,14 +59,30 @@ def is_tpu(strategy: tf.distribute.Strategy) -> bool:
 
 def _refuse_unknown_devices(names: tuple[str, ...]) -> None:
     known = [device.name for device in tf.config.list_logical_devices()]
+    seen: set[str] = set()
     for name in names:
-        if not any(device.lower().endswith(name.lower().removeprefix("/device:").lstrip("/")) for device in known):
-            raise UserError(f"runtime.devices: no device {name}; there are {', '.join(known)}")
+        short = _short_name(name)
+        if short not in map(_short_name, known):
+            raise UserError(f"runtime.devices: no device '{name}'; there are {', '.join(known)}")
+        if short in seen:
+            raise UserError(f"runtime.devices: '{name}' is named twice")
+        seen.add(short)
+
+
+def _short_name(device: str) -> str:
+    # "/job:localhost/replica:0/task:0/device:GPU:0", "/gpu:0" and "GPU:0" are one.
+    return device.lower().rpartition("/")[2].removeprefix("device:")
 
 
 def _tpu_strategy(name: str) -> tf.distribute.TPUStrategy:
     try:
-        resolver = tf.distribute.cluster_resolver.TPUClusterResolver.connect(name)
-    except (ValueError, tf.errors.OpError, RuntimeError) as error:
+        resolver = tf.distribute.cluster_resolver.TPUClusterResolver(name)
+        # TensorFlow itself would knock for ever at an address where nobody is.
+        for address in resolver.cluster_spec().as_dict().get("worker", ()):
+            host, _, port = address.rpartition(":")
+            socket.create_connection((host, int(port)), _SECONDS_TO_ANSWER).close()
+        tf.config.experimental_connect_to_cluster(resolver)
+        tf.tpu.experimental.initialize_tpu_system(resolver)
+    except (ValueError, tf.errors.OpError, RuntimeError, OSError) as error:
         raise UserError(f"runtime.tpu: no TPU answers as '{name}' ({' '.join(str(error).split())[:200]})") from None
     return tf.distribute.TPUStrategy(resolver)

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
+import io
 import sys
 import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import orbit
@@ -136,15 +140,19 @@ class Experiment:
             eval_summary_dir=str(self.model_dir / "eval"),
         )
         try:
-            if not evaluate:
-                controller.train(last_step)
-            while evaluate:
-                until = last_step if train.eval_interval is None else self.step + train.eval_interval
-                controller.train(min(until, last_step))
-                start = time.monotonic()
-                controller.evaluate()
-                progress.pause(time.monotonic() - start)
-                evaluate = self.step < last_step
+            while True:
+                until = last_step
+                if evaluate and train.eval_interval is not None:
+                    until = min(last_step, (self.step // train.eval_interval + 1) * train.eval_interval)
+                with _quiet():
+                    controller.train(until)
+                if evaluate:
+                    start = time.monotonic()
+                    with _quiet():
+                        controller.evaluate()
+                    progress.pause(time.monotonic() - start)
+                if self.step >= last_step:
+                    break
         except KeyboardInterrupt:
             self.save()
             raise
@@ -156,7 +164,8 @@ class Experiment:
         """Evaluates the newest checkpoint."""
         self._require_checkpoint()
         evaluator = self._evaluator()
-        self._evaluating_controller(evaluator).evaluate()
+        with _quiet():
+            self._evaluating_controller(evaluator).evaluate()
 
     def evaluate_continuously(self) -> None:
         """Evaluates each checkpoint as training writes it, until that of `train.steps`."""
@@ -169,7 +178,8 @@ class Experiment:
                 time.sleep(_POLL_SECONDS)
                 continue
             done = self.restore(latest)
-            controller.evaluate()
+            with _quiet():
+                controller.evaluate()
 
     def export(self) -> Path:
         """Exports the newest checkpoint and the merge alone, and returns the folder of the former."""
@@ -217,20 +227,23 @@ def _prepare_data(config: ExperimentConfig, model_dir: Path) -> Path:
 def _with_static_evaluation(config: ExperimentConfig, strategy: tf.distribute.Strategy) -> ExperimentConfig:
     if not is_tpu(strategy) or config.evaluation.fixed_size is not None:
         return config
-    from dataclasses import replace
-
     size = config.data.crop_size
     _say(f"TPU: evaluation pads every image to data.crop_size {size[0]}x{size[1]} (evaluation.fixed_size)")
-    return replace(config, evaluation=replace(config.evaluation, fixed_size=size))
+    return dataclasses.replace(config, evaluation=dataclasses.replace(config.evaluation, fixed_size=size))
 
 
-def _timed(action: ImageSummaries, progress: Progress) -> object:
-    def run(outputs: dict[str, float]) -> None:
+def _timed(action: ImageSummaries, progress: Progress) -> Callable[[Mapping[str, float]], None]:
+    def run(outputs: Mapping[str, float]) -> None:
         start = time.monotonic()
         action(outputs)
         progress.pause(time.monotonic() - start)
 
     return run
+
+
+def _quiet() -> contextlib.AbstractContextManager[object]:
+    # The Controller prints every loop to standard output; ours goes to standard error, as a bar or lines.
+    return contextlib.redirect_stdout(io.StringIO())
 
 
 def _say(text: str) -> None:

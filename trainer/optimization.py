@@ -73,12 +73,17 @@ def build_optimizer(
             f"'{addons.PREFIX}LAMB', or a built-in one{nearest_name(config.name, _BUILT_IN)}"
         )
     options = {**_DEFAULTS.get(config.name, {}), **config.options}
-    if config.name.startswith(addons.PREFIX) and addons.is_wrapper(optimizer_class):
-        _refuse_unknown_options(optimizer_class, options)
-        optimizer = optimizer_class(keras.optimizers.legacy.Adam(schedule), **options)
-    else:
-        _refuse_unknown_options(optimizer_class, options)
-        optimizer = optimizer_class(learning_rate=schedule, **options)
+    _check_options(optimizer_class, options)
+    wraps = config.name.startswith(addons.PREFIX) and addons.is_wrapper(optimizer_class)
+    argument = {"optimizer": keras.optimizers.legacy.Adam(schedule)} if wraps else {"learning_rate": schedule}
+    try:
+        optimizer = optimizer_class(**argument, **options)
+    except (TypeError, ValueError) as error:
+        message = " ".join(str(error).split())
+        raise UserError(f"train.optimizer.options: '{config.name}' refuses them ({message})") from None
+    if wraps:
+        # Otherwise the wrapped one would begin a count of its own, which its first step throws away.
+        argument["optimizer"].iterations = optimizer.iterations
     if isinstance(optimizer, keras.optimizers.legacy.Optimizer):
         optimizer._create_all_weights(variables)
     else:
@@ -90,12 +95,26 @@ def optimizer_variables(
     optimizer: keras.optimizers.Optimizer | keras.optimizers.legacy.Optimizer,
 ) -> list[tf.Variable]:
     """Returns all state of an optimizer, of the new kind or the old."""
-    variables = optimizer.variables
-    return list(variables() if callable(variables) else variables)
+    if not isinstance(optimizer, keras.optimizers.legacy.Optimizer):
+        return list(optimizer.variables)
+    variables = list(optimizer.variables())
+    # A wrapper of TensorFlow Addons leaves out the state of what it wraps; they share the count of steps.
+    wrapped = getattr(optimizer, "_optimizer", None)
+    if wrapped is not None:
+        variables += [v for v in wrapped.variables() if v is not wrapped.iterations]
+    return variables
 
 
-def _refuse_unknown_options(optimizer_class: type, options: dict[str, Any]) -> None:
-    valid = set(inspect.signature(optimizer_class).parameters) - {"self", "learning_rate", "optimizer", "kwargs"}
-    for name in options:
-        if name not in valid:
-            raise UserError(f"train.optimizer.options.{name}: unknown option{nearest_name(name, valid)}")
+def _check_options(optimizer_class: type, options: dict[str, Any]) -> None:
+    parameters = dict(inspect.signature(optimizer_class).parameters)
+    for name in ("self", "learning_rate", "optimizer", "kwargs"):
+        parameters.pop(name, None)
+    for name, value in options.items():
+        if name not in parameters:
+            raise UserError(f"train.optimizer.options.{name}: unknown option{nearest_name(name, parameters)}")
+        # Keras itself takes anything here and fails in the first step.
+        for kind, expected in ((bool, "true or false"), (int | float, "a number"), (str, "text")):
+            if isinstance(parameters[name].default, kind):
+                if not isinstance(value, kind) or isinstance(value, bool) != (kind is bool):
+                    raise UserError(f"train.optimizer.options.{name}: expected {expected}, got {value!r}")
+                break

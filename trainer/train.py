@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -97,7 +96,7 @@ def _tell_what_next(mode: str, model_dir: Path) -> None:
         print(f"  saved_model_cli show --dir {exported} --all")
     else:
         print(f"  deeplab2-lite train --mode=export --model_dir {model_dir}")
-    print(f"{os.path.relpath(model_dir)}")
+    print(model_dir)
 
 
 if __name__ == "__main__":

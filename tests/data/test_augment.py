@@ -8,7 +8,8 @@ import tensorflow as tf
 
 from deeplab2_lite.config import AugmentationConfig, DataConfig, PhotometricConfig
 from deeplab2_lite.data.augment import augment
-from deeplab2_lite.data.resampling import crop_resized, longest_side_size
+from deeplab2_lite.data.resampling import crop_resized
+from deeplab2_lite.preprocessing import longest_side_size
 
 VOID = 255000
 STILL = AugmentationConfig(min_scale=1.0, max_scale=1.0, scale_step=0.0, flip_left_right=False)
