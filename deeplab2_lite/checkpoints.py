@@ -6,8 +6,10 @@ A checkpoint is a folder named by its step that holds the model's weights by str
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -47,6 +49,7 @@ class CheckpointStore:
         self.directory = Path(directory).resolve()
         self._max_to_keep = max_to_keep
         self._manager: Any = None
+        self._last_saved: int | None = None
 
     def steps(self) -> list[int]:
         """Returns the steps of all complete checkpoints, ascending; reads the folder anew."""
@@ -75,8 +78,10 @@ class CheckpointStore:
             optimizer: Optimizer variables by name.
             metadata: Plain data.
         """
-        if step in self.steps():
+        # A step that is still being written has no folder of its name yet.
+        if step == self._last_saved or step in self.steps():
             return
+        self._last_saved = step
         orbax = _orbax()
         state = {"weights": _values(weights), "optimizer": _values(optimizer)}
         items = {"state": orbax.args.StandardSave(state), "metadata": orbax.args.JsonSave(dict(metadata))}
@@ -116,7 +121,7 @@ class CheckpointStore:
         orbax = _orbax()
         folder = self.directory / str(step)
         try:
-            with orbax.StandardCheckpointer() as checkpointer:
+            with _late_reads_ignored(), orbax.StandardCheckpointer() as checkpointer:
                 state = checkpointer.restore(folder / "state")
             with orbax.Checkpointer(orbax.JsonCheckpointHandler()) as checkpointer:
                 metadata = checkpointer.restore(folder / "metadata")
@@ -188,6 +193,22 @@ def _by_name(variables: Sequence[tf.Variable]) -> dict[str, tf.Variable]:
 def _values(variables: Mapping[str, tf.Variable]) -> dict[str, np.ndarray]:
     # A copy: the array of a variable's value may be overwritten by the next step while it is written out.
     return {name: np.array(tf.convert_to_tensor(variable)) for name, variable in variables.items()}
+
+
+@contextlib.contextmanager
+def _late_reads_ignored() -> Iterator[None]:
+    # Where one array cannot be read, Orbax closes its event loop while others are still being read, and each
+    # of those prints a stack trace of its own: some of them after the error has come out here, so that the
+    # hook goes back to what it was after a success alone.
+    before = sys.unraisablehook
+
+    def hook(unraisable: sys.UnraisableHookArgs) -> None:
+        if str(unraisable.exc_value) != "Event loop is closed":
+            before(unraisable)
+
+    sys.unraisablehook = hook
+    yield
+    sys.unraisablehook = before
 
 
 def _orbax() -> ModuleType:

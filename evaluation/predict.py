@@ -7,9 +7,8 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from deeplab2_lite.data.images import SUFFIXES, read_rgb
 from deeplab2_lite.errors import UserError
-
-_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -38,15 +37,17 @@ def run(arguments: argparse.Namespace) -> None:
         UserError: No model or image is there, or an image cannot be read.
     """
     paths = find_images(Path(arguments.input))
-    from deeplab2_lite.data.images import read_rgb
     from deeplab2_lite.evaluation.submission import CocoPanopticWriter
     from deeplab2_lite.inference import Predictor
     from deeplab2_lite.visualize import overlay_panoptic, save_image
 
-    predictor = Predictor(arguments.model)
     output = Path(arguments.output)
     overlays = output / "overlay"
-    overlays.mkdir(parents=True, exist_ok=True)
+    try:
+        overlays.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--output: {overlays}: cannot be made ({error.strerror})") from None
+    predictor = Predictor(arguments.model)
     writer = CocoPanopticWriter(predictor.info, output / "panoptic.json", output / "panoptic")
     for path in tqdm(paths, desc="predict", unit="image", disable=None):
         image = read_rgb(path)
@@ -73,9 +74,11 @@ def find_images(path: Path) -> list[Path]:
         return [path]
     if not path.is_dir():
         raise UserError(f"--input: no such file or folder: {path}")
-    paths = sorted(p for p in path.iterdir() if p.suffix.lower() in _SUFFIXES)
+    paths = sorted(
+        p for p in path.iterdir() if p.suffix.lower() in SUFFIXES and not p.name.startswith(".") and p.is_file()
+    )
     if not paths:
-        raise UserError(f"--input: no images in {path}; expected files ending in {', '.join(_SUFFIXES)}")
+        raise UserError(f"--input: no images in {path}; expected files ending in {', '.join(SUFFIXES)}")
     stems: dict[str, Path] = {}
     for found in paths:
         if found.stem in stems:

@@ -62,23 +62,27 @@ class CocoPanopticWriter:
         return write_text_atomically(self._json_path, json.dumps(content))
 
     def _segments(self, ids: np.ndarray) -> list[dict[str, Any]]:
-        segments = []
         found, inverse, areas = np.unique(ids, return_inverse=True, return_counts=True)
-        inverse = inverse.reshape(ids.shape)
-        for position, (segment_id, area) in enumerate(zip(found, areas, strict=True)):
+        # Pixels in the order of their segments, so that each segment is one stretch: no pass over the map for each.
+        rows, columns = np.divmod(np.argsort(inverse.ravel(), kind="stable"), ids.shape[1])
+        begins = np.cumsum(areas) - areas
+        top, left = (np.minimum.reduceat(positions, begins) for positions in (rows, columns))
+        bottom, right = (np.maximum.reduceat(positions, begins) for positions in (rows, columns))
+        boxes = np.stack([left, top, right - left + 1, bottom - top + 1], axis=1)
+        segments = []
+        for segment_id, area, box in zip(found.tolist(), areas.tolist(), boxes.tolist(), strict=True):
             if segment_id == 0:
                 continue
-            rows, columns = np.nonzero(inverse == position)
-            top, left = int(rows.min()), int(columns.min())
-            box = [left, top, int(columns.max()) - left + 1, int(rows.max()) - top + 1]
-            class_id = (int(segment_id) - 1) // self._info.label_divisor
+            class_id, instance = divmod(segment_id - 1, self._info.label_divisor)
+            info = self._info.classes[class_id]
             segments.append(
                 {
-                    "id": int(segment_id),
-                    "category_id": self._info.classes[class_id].original_id,
-                    "area": int(area),
+                    "id": segment_id,
+                    "category_id": info.original_id,
+                    "area": area,
                     "bbox": box,
-                    "iscrowd": 0,
+                    # Things without a number are a crowd; a network predicts none, but a label has them.
+                    "iscrowd": int(info.isthing and instance == 0),
                 }
             )
         return segments

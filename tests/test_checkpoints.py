@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
+import time
+import types
 
 import numpy as np
 import pytest
@@ -265,7 +268,9 @@ def _without_weights(path):
         ("*", lambda path: shutil.rmtree(path) if path.is_dir() else path.unlink()),
     ],
 )
-def test_damaged_checkpoints_are_named(one_checkpoint, tmp_path, pattern, damage):
+def test_damaged_checkpoints_are_named(one_checkpoint, tmp_path, monkeypatch, pattern, damage):
+    complaints = []
+    monkeypatch.setattr(sys, "unraisablehook", complaints.append)
     shutil.copytree(one_checkpoint[0], tmp_path / "copy")
     folder = tmp_path / "copy" / "7"
     found = list(folder.glob(pattern))
@@ -273,6 +278,12 @@ def test_damaged_checkpoints_are_named(one_checkpoint, tmp_path, pattern, damage
     for path in found:
         damage(path)
     assert message_of(CheckpointStore(tmp_path / "copy").load).startswith(f"{folder}: damaged checkpoint (")
+    # Orbax's threads are still reading.
+    time.sleep(0.05)
+    assert complaints == []
+    # What has nothing to do with it is still told.
+    sys.unraisablehook(types.SimpleNamespace(exc_value=RuntimeError("other")))
+    assert len(complaints) == 1
 
 
 # ---- assigning

@@ -207,7 +207,12 @@ def test_convert_instance_masks(tmp_path, capsys):
     words += ["--name=cells", "--object_name=cell", "--num_processes=1", "--label_divisor=100"]
     assert cli.main(words) == 0
     info = deeplab2_lite.load_dataset_info(tmp_path / "records")
-    assert (info.name, info.class_names, info.thing_ids, info.label_divisor) == ("cells", ("background", "cell"), (1,), 100)
+    assert (info.name, info.class_names, info.thing_ids, info.label_divisor) == (
+        "cells",
+        ("background", "cell"),
+        (1,),
+        100,
+    )
     assert info.splits == {"train": 1, "val": 1}
     truth = {"train": np.zeros((12, 16), np.int32), "val": np.where(masks[1] > 0, 101, 0)}
     truth["train"][1:4, 1:4], truth["train"][5:9, 3:9] = 101, 102

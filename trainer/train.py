@@ -48,6 +48,7 @@ def run(arguments: argparse.Namespace) -> None:
         UserError: A setting, path, record or checkpoint is at fault.
     """
     config = _load(arguments)
+    _check_tasks(config, arguments.mode)
     model_dir = Path(arguments.model_dir or Path("runs") / config.name)
     # TensorFlow takes seconds to import; what is wrong above is said before.
     from deeplab2_lite.trainer.experiment import Experiment
@@ -85,6 +86,17 @@ def _load(arguments: argparse.Namespace) -> ExperimentConfig:
         config = dataclasses.replace(config, runtime=dataclasses.replace(config.runtime, tpu=arguments.tpu))
         validate(config)
     return config
+
+
+def _check_tasks(config: ExperimentConfig, mode: str) -> None:
+    tasks = config.model.tasks
+    if tasks == "instance" and mode not in ("train", "export"):
+        raise UserError(
+            f"--mode={mode}: an instance-only network says no classes, so there is nothing to evaluate; "
+            "expected --mode=train, or model.tasks panoptic or semantic"
+        )
+    if tasks != "panoptic" and mode == "export":
+        raise UserError(f"--mode=export: model.tasks '{tasks}' gives no panoptic map; expected model.tasks panoptic")
 
 
 def _tell_what_next(mode: str, model_dir: Path) -> None:

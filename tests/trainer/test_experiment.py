@@ -305,6 +305,17 @@ def test_missing_records_are_refused_before_training(tmp_path, capsys):
     assert "data.dir: no folder" in capsys.readouterr().err
 
 
+def test_modes_that_a_task_has_no_use_for_are_refused_before_any_work(tmp_path, capsys):
+    for tasks, mode, word in (
+        ("instance", "train_and_eval", "nothing to evaluate"),
+        ("semantic", "export", "no panoptic"),
+    ):
+        override = f"{SMALL},model.tasks={tasks}"
+        assert train.main(["--model_dir", str(tmp_path / tasks), "--params_override", override, "--mode", mode]) == 2
+        assert word in capsys.readouterr().err
+        assert not (tmp_path / tasks).exists()
+
+
 def test_semantic_only_trains_and_evaluates(records, tmp_path):
     override = f"{SMALL},data.shapes=null,data.dir={Path(records)},model.tasks=semantic,train.steps=2"
     assert train.main(["--model_dir", str(tmp_path), "--params_override", override]) == 0
