@@ -213,13 +213,11 @@ def test_what_was_left_half_written_is_ignored_and_written_anew(store):
 def test_a_step_is_there_only_when_it_is_whole(store):
     store.save(1, {"w": tf.Variable(tf.ones([3_000_000]))}, {}, METADATA)
     reader = CheckpointStore(store.directory)
-    looks = 0
+    deadline = time.monotonic() + 60
     while not reader.steps():
-        looks += 1
-        assert looks < 10**6
+        assert time.monotonic() < deadline
     # The writer has not been waited for.
     assert reader.load().weights["w"].sum() == 3_000_000
-    assert looks > 0
 
 
 # ---- what cannot be loaded

@@ -66,8 +66,10 @@ class Experiment:
                     config.train.optimizer, config.train.steps, self.network.trainable_variables
                 )
         self.restore()
-        self.info.save(model_dir)
-        save_config(config, model_dir / CONFIG_FILE)
+        if training or not (model_dir / CONFIG_FILE).is_file():
+            # An evaluation with other settings does not change what the run is.
+            self.info.save(model_dir)
+            save_config(config, model_dir / CONFIG_FILE)
 
     @property
     def step(self) -> int:

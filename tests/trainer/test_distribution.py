@@ -134,9 +134,8 @@ def test_no_tpu_in_this_machine():
 def test_nobody_listens(no_connection):
     start = time.monotonic()
     for name in (f"grpc://127.0.0.1:{closed_port()}", f"grpc://127.0.0.1:{closed_port()},grpc://127.0.0.1:1"):
-        assert message_of(RuntimeConfig(tpu=name)) == (
-            f"runtime.tpu: no TPU answers as '{name}' ([Errno 111] Connection refused)"
-        )
+        text = message_of(RuntimeConfig(tpu=name))
+        assert text.startswith(f"runtime.tpu: no TPU answers as '{name}' (") and text.endswith("Connection refused)")
     assert time.monotonic() - start < 5
 
 

@@ -1,4 +1,4 @@
-"""Learning rates and optimizer steps against closed formulas; what is refused; TensorFlow Addons in processes of its own."""
+"""Learning rates and optimizer steps against closed formulas; what is refused; TensorFlow Addons in its own process."""
 
 from __future__ import annotations
 
