@@ -88,9 +88,10 @@ def test_the_longer_side_has_so_many_pixels(size, longest_side):
     [
         ((480, 640), 1025, [769, 1025]),
         ((2448, 3264), 2177, [1633, 2177]),
-        # 0.5 goes up, and no side vanishes.
-        ((1, 2), 1, [1, 1]),
+        # A half goes up.
+        ((4, 3), 2, [2, 2]),
         ((3, 2), 9, [9, 6]),
+        # No side vanishes.
         ((1, 2000), 10, [1, 10]),
         ((30, 20), 30, [30, 20]),
     ],
