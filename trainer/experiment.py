@@ -114,7 +114,9 @@ class Experiment:
         """
         train, last_step = self.config.train, self.config.train.steps
         index = open_records(self.data_dir, self.config.data.train_split)
-        evaluator = self._evaluator()
+        # Who trains alone need not have an evaluation split; there are no pictures then.
+        has_split = any(self.data_dir.glob(f"{self.config.data.eval_split}-*.tfrecord"))
+        evaluator = self._evaluator() if evaluate or has_split else None
         if self.step:
             _say(f"going on from the checkpoint of step {self.step}")
         trainer = PanopticTrainer(
@@ -123,7 +125,7 @@ class Experiment:
         progress = Progress(self.global_step, last_step, train.batch_size)
         # Checkpoints come before pictures, so that what was learnt is safe first.
         actions = [progress, self._save_if_due]
-        if train.image_interval is not None and self.config.model.tasks == "panoptic":
+        if evaluator is not None and train.image_interval is not None and self.config.model.tasks == "panoptic":
             images = ImageSummaries(
                 evaluator, self.info, self.global_step, train.image_interval, self.model_dir / "train"
             )

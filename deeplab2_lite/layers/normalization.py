@@ -63,6 +63,9 @@ class BatchNormalization(keras.layers.BatchNormalization):
         # Keras has the correction behind this attribute and no argument.
         self._bessels_correction_test_only = False
 
+    def get_build_config(self) -> None:
+        """Leaves building to the first call: Keras would build a loaded layer outside its name."""
+
     def get_config(self) -> dict[str, Any]:
         """Returns what rebuilds the layer, whatever the number of replicas then."""
         return {**super().get_config(), "synchronized": self._wants_synchronized}

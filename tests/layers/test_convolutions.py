@@ -80,8 +80,13 @@ def test_batch_norm_takes_the_configuration():
     trained = model(images, training=True).numpy()
     np.testing.assert_allclose(trained, (images - 4) / np.sqrt(60 / 9 + 0.5), rtol=1e-5)
     np.testing.assert_allclose(model.get_layer("a/bn").moving_mean, [1.0], rtol=1e-6)
-    assert not model.get_layer("a/bn").synchronized
-    assert keras.Model(inputs, norm_act(inputs, SETTINGS, "a")).get_layer("a/bn").synchronized
+    # Of 9 pixels, n / (n - 1) would show.
+    np.testing.assert_allclose(model.get_layer("a/bn").moving_variance, [0.75 + 0.25 * 60 / 9], rtol=1e-6)
+    assert not model.get_layer("a/bn").get_config()["synchronized"]
+    synchronized = keras.Model(inputs, norm_act(inputs, SETTINGS, "a")).get_layer("a/bn")
+    assert synchronized.get_config()["synchronized"]
+    # One replica has nobody to synchronize with, and takes the fused operation.
+    assert not synchronized.synchronized
 
 
 def test_gradients_through_all_atrous_rates_in_use():

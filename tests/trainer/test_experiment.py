@@ -299,6 +299,17 @@ def test_evaluation_of_a_missing_run_is_refused(tmp_path, capsys):
     assert not missing.exists()
 
 
+def test_training_alone_needs_no_evaluation_split(records, tmp_path, capsys):
+    (tmp_path / "records").mkdir()
+    for path in (*records.glob("train-*.tfrecord"), records / "dataset_info.yaml"):
+        (tmp_path / "records" / path.name).symlink_to(path)
+    override = f"{SMALL},data.shapes=null,data.dir={tmp_path / 'records'},train.steps=2"
+    arguments = ["--model_dir", str(tmp_path / "run"), "--params_override", override]
+    assert train.main([*arguments, "--mode", "train"]) == 0
+    assert train.main([*arguments, "--mode", "eval"]) == 2
+    assert "val" in capsys.readouterr().err.splitlines()[-1]
+
+
 def test_missing_records_are_refused_before_training(tmp_path, capsys):
     override = f"{SMALL},data.shapes=null,data.dir={tmp_path / 'none'}"
     assert train.main(["--model_dir", str(tmp_path / "run"), "--params_override", override]) == 2
