@@ -58,9 +58,6 @@ class CountedDropout(keras.layers.Layer):
             self.calls.assign_add(1)
         return tf.where(kept, inputs / tf.cast(1.0 - self.rate, inputs.dtype), tf.zeros_like(inputs))
 
-    def get_build_config(self) -> None:
-        """Leaves building to the first call: Keras would build a loaded layer outside its name."""
-
     def get_config(self) -> dict[str, Any]:
         """Returns what rebuilds the layer."""
         return {**super().get_config(), "rate": self.rate, "seed": self.seed}
