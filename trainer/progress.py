@@ -31,7 +31,7 @@ class Progress:
         self._last_step = last_step
         self._batch_size = batch_size
         self._first_step = self._shown_step = int(global_step.numpy())
-        self._start = self._shown = time.monotonic()
+        self._shown = time.monotonic()
         self._away = 0.0
         self._bar: tqdm | None = None
         if self._stream.isatty():
