@@ -19,8 +19,8 @@ from deeplab2_lite.config_loading import save_config
 from deeplab2_lite.dataset_info import DatasetInfo
 from deeplab2_lite.errors import UserError
 from deeplab2_lite.inference import InferenceSettings, infer, result_tensors
-from deeplab2_lite.postprocessing.scoring import score_instances
-from deeplab2_lite.postprocessing.upsampling import Heads, upsample_heads
+from deeplab2_lite.postprocessing.scoring import score_instances_by_logits
+from deeplab2_lite.postprocessing.upsampling import Heads, Upsampling
 
 CONFIG_ASSET = "config.yaml"
 
@@ -90,11 +90,12 @@ class MergeModule(tf.Module):
         height: tf.Tensor,
         width: tf.Tensor,
     ) -> dict[str, tf.Tensor]:
-        return self._outputs(upsample_heads(Heads(semantic_logits, center_heatmap, center_offset), height, width))
+        heads = Heads(semantic_logits, center_heatmap, center_offset)
+        return self._outputs(heads, Upsampling(height, width, height, width))
 
-    def _outputs(self, heads: Heads) -> dict[str, tf.Tensor]:
-        result = self._settings.merge(heads)
-        return result_tensors(result, score_instances(result, tf.nn.softmax(heads.semantic_logits)))
+    def _outputs(self, heads: Heads, upsampling: Upsampling | None = None) -> dict[str, tf.Tensor]:
+        result = self._settings.merge(heads, upsampling)
+        return result_tensors(result, score_instances_by_logits(result, heads.semantic_logits, upsampling))
 
 
 def export_saved_model(network: keras.Model, config: ExperimentConfig, info: DatasetInfo, folder: str | Path) -> Path:

@@ -18,9 +18,10 @@ from deeplab2_lite.dataset_info import DatasetInfo
 from deeplab2_lite.errors import UserError
 from deeplab2_lite.postprocessing.instances import InstanceTable
 from deeplab2_lite.postprocessing.resampling import resize_nearest, resize_result
-from deeplab2_lite.postprocessing.scoring import score_instances
-from deeplab2_lite.postprocessing.segmentation import PanopticResult, greatest_class, panoptic_segmentation
-from deeplab2_lite.postprocessing.upsampling import Heads, upsample_heads
+from deeplab2_lite.postprocessing.scoring import score_instances_by_logits
+from deeplab2_lite.postprocessing.segmentation import PanopticResult, panoptic_segmentation
+from deeplab2_lite.postprocessing.semantic import semantic_segmentation
+from deeplab2_lite.postprocessing.upsampling import Heads, Upsampling, as_heads
 from deeplab2_lite.preprocessing import grey_outside, pad_to_stride, resize_longest_side
 
 
@@ -66,8 +67,8 @@ class InferenceSettings(NamedTuple):
             top_k=post.top_k,
         )
 
-    def merge(self, heads: Heads) -> PanopticResult:
-        """Runs the post-processing (paper section 3.2) on heads of one resolution."""
+    def merge(self, heads: Heads, upsampling: Upsampling | None = None) -> PanopticResult:
+        """Runs the post-processing (paper section 3.2) on heads of the image's resolution, or of a lower one."""
         return panoptic_segmentation(
             heads.semantic_logits,
             heads.center_heatmap,
@@ -79,6 +80,7 @@ class InferenceSettings(NamedTuple):
             center_threshold=self.center_threshold,
             nms_kernel=self.nms_kernel,
             top_k=self.top_k,
+            upsampling=upsampling,
         )
 
 
@@ -89,7 +91,8 @@ class Inference(NamedTuple):
         result: Maps and instances at the resolution of the input.
         instance_scores: float32 [batch, top_k], centre score times mean class probability (paper
             section 3.3); 0 in invalid rows.
-        heads: The network's outputs at the resolution at which it saw the image, padding cut off.
+        heads: The heatmap and the offsets at the resolution at which the network saw the image, padding cut
+            off. The logits are never upsampled as a whole.
     """
 
     result: PanopticResult
@@ -115,18 +118,18 @@ def infer(
     Raises:
         UserError: The network lacks a head that panoptic segmentation needs.
     """
-    heads = _heads(network, images, settings, sizes)
+    heads, upsampling = _heads(network, images, settings, sizes)
     missing = [name for name, head in zip(Heads._fields, heads, strict=True) if head is None]
     if missing:
         raise UserError(
             f"model.tasks: the network gives no {missing[0]}; panoptic inference needs model.tasks panoptic"
         )
-    result = settings.merge(heads)
-    scores = score_instances(result, tf.nn.softmax(heads.semantic_logits))
+    result = settings.merge(heads, upsampling)
+    scores = score_instances_by_logits(result, heads.semantic_logits, upsampling)
     if settings.longest_side is not None:
         result = resize_result(result, *_size(images))
         scores = tf.where(result.instances.valid, scores, 0.0)
-    return Inference(result, scores, heads)
+    return Inference(result, scores, upsampling.apply(heads._replace(semantic_logits=None)))
 
 
 def infer_semantic(
@@ -146,10 +149,10 @@ def infer_semantic(
     Raises:
         UserError: The network has no semantic head.
     """
-    heads = _heads(network, images, settings, sizes)
+    heads, upsampling = _heads(network, images, settings, sizes)
     if heads.semantic_logits is None:
         raise UserError("model.tasks: an instance-only network says no classes; evaluation needs panoptic or semantic")
-    semantic = greatest_class(heads.semantic_logits)
+    semantic = semantic_segmentation(heads.semantic_logits, upsampling)
     if settings.longest_side is not None:
         semantic = resize_nearest(semantic, *_size(images))
     return semantic
@@ -249,15 +252,13 @@ def result_from_tensors(tensors: dict[str, tf.Tensor]) -> tuple[PanopticResult, 
 
 def _heads(
     network: Callable[..., Any], images: tf.Tensor, settings: InferenceSettings, sizes: tf.Tensor | None
-) -> Heads:
-    """Runs the network on padded images; full-resolution heads with the padding cut off."""
+) -> tuple[Heads, Upsampling]:
+    """Runs the network on padded images; its outputs, and how they come to the image's resolution."""
     pixels = resize_longest_side(images, settings.longest_side)
     if sizes is not None:
         pixels = grey_outside(pixels, sizes)
     padded = pad_to_stride(pixels, settings.output_stride)
-    outputs = upsample_heads(network(padded, training=False), *_size(padded))
-    height, width = _size(pixels)
-    return Heads(*(head if head is None else head[:, :height, :width] for head in outputs))
+    return as_heads(network(padded, training=False)), Upsampling(*_size(padded), *_size(pixels))
 
 
 def _size(images: tf.Tensor) -> tuple[int | tf.Tensor, int | tf.Tensor]:

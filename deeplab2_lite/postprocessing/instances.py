@@ -7,7 +7,7 @@ from typing import NamedTuple
 import tensorflow as tf
 
 from deeplab2_lite.postprocessing.centers import Centers
-from deeplab2_lite.postprocessing.merging import Merged, count_ids, segment_ids
+from deeplab2_lite.postprocessing.merging import Votes, count_ids
 
 
 class InstanceTable(NamedTuple):
@@ -36,23 +36,23 @@ class InstanceTable(NamedTuple):
     box: tf.Tensor
 
 
-def build_table(merged: Merged, centers: Centers) -> InstanceTable:
+def build_table(votes: Votes, centers: Centers) -> InstanceTable:
     """Builds the table of instances.
 
     Args:
-        merged: Maps and rows of the merge.
+        votes: What became of each row.
         centers: The centres that the rows came from.
 
     Returns:
         The table.
     """
-    valid = merged.valid
+    valid = votes.valid
     # Rows beyond the divisor have no pixels left in the map, so that their boxes are 0 too.
-    area, box = areas_and_boxes(merged.instance, valid.shape[1])
+    area, box = areas_and_boxes(votes.instance, valid.shape[1])
     return InstanceTable(
         valid,
-        merged.class_id,
-        merged.panoptic_id,
+        votes.class_id,
+        votes.panoptic_id,
         tf.where(valid[..., tf.newaxis], centers.position, 0),
         tf.where(valid, centers.score, 0.0),
         area,
@@ -71,11 +71,25 @@ def areas_and_boxes(instance: tf.Tensor, top_k: int) -> tuple[tf.Tensor, tf.Tens
         Areas in pixels, int32 [batch, top_k], and boxes (ymin, xmin, ymax, xmax), the maxima exclusive,
         int32 [batch, top_k, 4]; 0 for instances without pixels.
     """
-    area = count_ids(instance, top_k + 1)[:, 1:]
-    ids, number = segment_ids(instance, top_k + 1)
-    y = tf.range(tf.shape(ids)[1])[:, tf.newaxis] + tf.zeros_like(ids)
-    x = tf.range(tf.shape(ids)[2]) + tf.zeros_like(ids)
-    # Minima as maxima of what lies the other way round: one pass serves all four sides.
-    sides = tf.math.unsorted_segment_max(tf.stack([-y, -x, y + 1, x + 1], axis=-1), ids, number)
-    sides = tf.reshape(sides, [tf.shape(ids)[0], top_k + 1, 4])[:, 1:]
-    return area, tf.where((area > 0)[..., tf.newaxis], sides * tf.constant([-1, -1, 1, 1]), 0)
+    height, width = (instance.shape[axis] or tf.shape(instance)[axis] for axis in (1, 2))
+    by_row = _count_along(instance, tf.range(height)[:, tf.newaxis], height, top_k)
+    by_column = _count_along(instance, tf.range(width), width, top_k)
+    area = tf.reduce_sum(by_row, axis=-1)
+    (top, bottom), (left, right) = _extent(by_row), _extent(by_column)
+    box = tf.stack([top, left, bottom, right], axis=-1)
+    return area, tf.where((area > 0)[..., tf.newaxis], box, 0)
+
+
+def _count_along(instance: tf.Tensor, place: tf.Tensor, places: int | tf.Tensor, top_k: int) -> tf.Tensor:
+    """Counts the pixels of each instance in each row, or column, [batch, top_k, places]."""
+    # A count of ids costs a quarter of the maxima of coordinates by id.
+    counts = count_ids(instance * places + place, (top_k + 1) * places)
+    return tf.reshape(counts, [-1, top_k + 1, places])[:, 1:]
+
+
+def _extent(counts: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """First place with a count, and one past the last, [batch, top_k]."""
+    places = tf.shape(counts)[-1]
+    place = tf.range(places)
+    first = tf.reduce_min(tf.where(counts > 0, place, places), axis=-1)
+    return first, tf.reduce_max(tf.where(counts > 0, place + 1, 0), axis=-1)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import tensorflow as tf
 
 from deeplab2_lite.errors import UserError
 from deeplab2_lite.layers.resizing import resize_align_corners
+
+# Rows of a stripe: its logits should stay in the cache, yet not be so small that starting operations costs.
+_STRIPE = 32
+_STRIPES_AT_ONCE = 2
 
 
 class Heads(NamedTuple):
@@ -26,6 +30,34 @@ class Heads(NamedTuple):
     center_offset: tf.Tensor | None
 
 
+class Upsampling(NamedTuple):
+    """A resolution to bring heads to, and the part of it that is wanted: the rest is padding.
+
+    Attributes:
+        height: Height of the padded image in pixels, static or a scalar tensor.
+        width: Its width, likewise.
+        rows: Height of the image without padding, at the top.
+        columns: Its width, at the left.
+    """
+
+    height: int | tf.Tensor
+    width: int | tf.Tensor
+    rows: int | tf.Tensor
+    columns: int | tf.Tensor
+
+    def apply(self, heads: Heads | Mapping[str, tf.Tensor]) -> Heads:
+        """Upsamples all outputs, and cuts off the padding.
+
+        Args:
+            heads: As for `upsample_heads`.
+
+        Returns:
+            The heads at rows x columns, float32.
+        """
+        whole = upsample_heads(heads, self.height, self.width)
+        return Heads(*(head if head is None else head[:, : self.rows, : self.columns] for head in whole))
+
+
 def upsample_heads(heads: Heads | Mapping[str, tf.Tensor], height: int | tf.Tensor, width: int | tf.Tensor) -> Heads:
     """Resizes all outputs bilinearly with aligned corners, offsets in value as well as in size.
 
@@ -41,7 +73,7 @@ def upsample_heads(heads: Heads | Mapping[str, tf.Tensor], height: int | tf.Tens
     Raises:
         UserError: No output is there, or a size is not positive.
     """
-    heads = _as_heads(heads)
+    heads = as_heads(heads)
     for name, size in (("height", height), ("width", width)):
         if not tf.is_tensor(size) and size < 1:
             raise UserError(f"upsample_heads: {name}: expected a positive size in pixels, got {size}")
@@ -52,9 +84,19 @@ def upsample_heads(heads: Heads | Mapping[str, tf.Tensor], height: int | tf.Tens
     return Heads(_resize(heads.semantic_logits, height, width), _resize(heads.center_heatmap, height, width), offset)
 
 
-def _as_heads(heads: Heads | Mapping[str, tf.Tensor]) -> Heads:
-    if not isinstance(heads, Heads):
-        heads = Heads(*(heads.get(name) for name in Heads._fields))
+def as_heads(outputs: Heads | Mapping[str, tf.Tensor]) -> Heads:
+    """Reads a network's outputs.
+
+    Args:
+        outputs: As a mapping by the names of `Heads`, or as `Heads`.
+
+    Returns:
+        The outputs.
+
+    Raises:
+        UserError: None is there.
+    """
+    heads = outputs if isinstance(outputs, Heads) else Heads(*(outputs.get(name) for name in Heads._fields))
     if all(head is None for head in heads):
         raise UserError(f"upsample_heads: expected a mapping with one of {', '.join(Heads._fields)} at least")
     return heads
@@ -74,3 +116,92 @@ def _side(head: tf.Tensor, axis: int) -> int | tf.Tensor:
 def _scale(new: int | tf.Tensor, old: int | tf.Tensor) -> tf.Tensor:
     steps = tf.cast(new - 1, tf.float32) / tf.cast(tf.maximum(old - 1, 1), tf.float32)
     return tf.where(tf.equal(old, 1), 1.0, steps)
+
+
+def map_stripes(
+    compute: Callable[[tf.Tensor, tf.Tensor], tf.Tensor],
+    head: tf.Tensor,
+    upsampling: Upsampling | None,
+    dtype: tf.DType,
+) -> tf.Tensor:
+    """Computes one value a pixel from a head that is upsampled some rows at a time, never held as a whole.
+
+    Each stripe of rows is interpolated by the very operations, in the very order, of bilinear resizing,
+    so that its values are those of `upsample_heads`.
+
+    Args:
+        compute: From a stripe, float32 [batch, stripe, columns, channels], and its rows' numbers in the image,
+            int32 [stripe], to values [batch, stripe, columns].
+        head: [batch, height, width, channels], floating point.
+        upsampling: To which resolution; None takes the head as it is.
+        dtype: Of the values.
+
+    Returns:
+        [batch, rows, columns].
+    """
+    head = tf.cast(head, tf.float32)
+    old_height, old_width = _side(head, 1), _side(head, 2)
+    if upsampling is None:
+        rows, columns = old_height, old_width
+
+        def stripe_of(wanted: tf.Tensor) -> tf.Tensor:
+            return tf.gather(head, wanted, axis=1)
+    else:
+        rows, columns = upsampling.rows, upsampling.columns
+        across = _Interpolation.of(old_width, upsampling.width, columns)
+        down = _Interpolation.of(old_height, upsampling.height, rows)
+        # A stripe lies between so many rows of the head.
+        reach = (_STRIPE - 1) * (old_height - 1) // _maximum(upsampling.height - 1, 1) + 3
+        reach = _minimum(reach, old_height)
+
+        def stripe_of(wanted: tf.Tensor) -> tf.Tensor:
+            before, after, weight = (tf.gather(part, wanted) for part in down)
+            start = tf.minimum(before[0], old_height - reach)
+            coarse = _between(tf.gather(head, start + tf.range(reach), axis=1), across, axis=2)
+            return _between(coarse, _Interpolation(before - start, after - start, weight), axis=1)
+
+    def values(first: tf.Tensor) -> tf.Tensor:
+        # All stripes have one static size: the rows beyond the last one repeat it.
+        wanted = tf.minimum(first + tf.range(_STRIPE), rows - 1)
+        return compute(stripe_of(wanted), wanted)
+
+    signature = tf.TensorSpec([head.shape[0], _STRIPE, _static(columns)], dtype)
+    stripes = tf.map_fn(
+        values, tf.range(0, rows, _STRIPE), fn_output_signature=signature, parallel_iterations=_STRIPES_AT_ONCE
+    )
+    whole = tf.reshape(tf.transpose(stripes, [1, 0, 2, 3]), tf.stack([_side(head, 0), -1, columns]))
+    return tf.ensure_shape(whole[:, :rows], [head.shape[0], _static(rows), _static(columns)])
+
+
+class _Interpolation(NamedTuple):
+    """Between which two old positions each new one lies, and how far along, as `ResizeBilinear` rounds it."""
+
+    before: tf.Tensor
+    after: tf.Tensor
+    weight: tf.Tensor
+
+    @classmethod
+    def of(cls, old: int | tf.Tensor, new: int | tf.Tensor, wanted: int | tf.Tensor) -> _Interpolation:
+        step = tf.cast(old - 1, tf.float32) / tf.cast(_maximum(new - 1, 1), tf.float32)
+        position = tf.range(tf.cast(wanted, tf.float32)) * step
+        before = tf.cast(tf.floor(position), tf.int32)
+        after = tf.minimum(tf.cast(tf.math.ceil(position), tf.int32), old - 1)
+        return cls(before, after, position - tf.floor(position))
+
+
+def _between(values: tf.Tensor, interpolation: _Interpolation, axis: int) -> tf.Tensor:
+    before, after = (tf.gather(values, index, axis=axis) for index in interpolation[:2])
+    weight = tf.reshape(interpolation.weight, [-1, *[1] * (values.shape.rank - 1 - axis)])
+    return before + (after - before) * weight
+
+
+def _static(size: int | tf.Tensor) -> int | None:
+    return None if tf.is_tensor(size) else size
+
+
+def _minimum(a: int | tf.Tensor, b: int | tf.Tensor) -> int | tf.Tensor:
+    return tf.minimum(a, b) if tf.is_tensor(a) or tf.is_tensor(b) else min(a, b)
+
+
+def _maximum(a: int | tf.Tensor, b: int) -> int | tf.Tensor:
+    return tf.maximum(a, b) if tf.is_tensor(a) else max(a, b)

@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 import tensorflow as tf
 
 from deeplab2_lite.postprocessing.instances import areas_and_boxes
-from deeplab2_lite.postprocessing.merging import merge
+from deeplab2_lite.postprocessing.merging import Votes, paint, vote
+
+
+class Merged(NamedTuple):
+    votes: Votes
+    panoptic: tf.Tensor
+
+
+def merge(semantic, instance, is_thing, top_k, label_divisor, ignore_label, stuff_area_limit) -> Merged:
+    votes = vote(semantic, instance, len(is_thing), top_k, label_divisor)
+    return Merged(votes, paint(votes, is_thing, label_divisor, ignore_label, stuff_area_limit))
 
 
 def rows(text: str) -> tf.Tensor:
@@ -26,14 +38,14 @@ def test_the_case_that_other_implementations_share() -> None:
     void = 65280
     expected = [[0, 0, 0, 0], [0, void, void, 0], [0, 513, 513, 0], [514, 514, 769, 769]]
     np.testing.assert_array_equal(merged.panoptic[0], expected)
-    np.testing.assert_array_equal(merged.class_id[0], [2, 2, 3])
-    np.testing.assert_array_equal(merged.panoptic_id[0], [513, 514, 769])
+    np.testing.assert_array_equal(merged.votes.class_id[0], [2, 2, 3])
+    np.testing.assert_array_equal(merged.votes.panoptic_id[0], [513, 514, 769])
 
 
 def test_majority_vote_repaints_the_minority_and_ties_take_the_smaller_id() -> None:
     merged = merge(rows("2212211"), rows("1112222"), (False, True, True), 2, 10, 9, 0)
     np.testing.assert_array_equal(merged.panoptic[0, 0], [21, 21, 21, 11, 11, 11, 11])
-    np.testing.assert_array_equal(merged.panoptic_id[0], [21, 11])
+    np.testing.assert_array_equal(merged.votes.panoptic_id[0], [21, 11])
 
 
 def test_stuff_of_exactly_the_limit_stays_and_images_count_alone() -> None:
