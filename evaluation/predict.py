@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 from tqdm import tqdm
 
+from deeplab2_lite import __version__
 from deeplab2_lite.data.images import SUFFIXES, read_rgb
+from deeplab2_lite.dataset_info import DatasetInfo
 from deeplab2_lite.errors import UserError
+
+# Not hidden: who empties the folder by hand empties it of this, too.
+UNFINISHED = "unfinished.jsonl"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -25,6 +34,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="gets panoptic.json and panoptic/*.png (COCO panoptic format), and overlay/*.png to look at",
     )
+    parser.add_argument(
+        "--instances",
+        choices=("coco", "cityscapes"),
+        help="also scored instance masks: instances.json (COCO results), or instances/*_pred.txt with masks, as "
+        "cityscapesScripts reads them",
+    )
+    parser.epilog = (
+        "After an error or Ctrl-C the JSON files hold the images done so far, and the same command goes on with the "
+        f"rest (of what is done, DIR/{UNFINISHED} knows until the end); with another model, input or flag it begins "
+        "anew."
+    )
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -34,28 +54,44 @@ def run(arguments: argparse.Namespace) -> None:
         arguments: Of `add_arguments`.
 
     Raises:
-        UserError: No model or image is there, or an image cannot be read.
+        UserError: No model or image is there, an image cannot be read, or the output cannot be written.
     """
     paths = find_images(Path(arguments.input))
-    from deeplab2_lite.evaluation.submission import CocoPanopticWriter
+    from deeplab2_lite.evaluation.journal import Journal
     from deeplab2_lite.inference import Predictor
-    from deeplab2_lite.visualize import overlay_panoptic, save_image
+    from deeplab2_lite.visualize import overlay_panoptic
 
-    output = Path(arguments.output)
-    overlays = output / "overlay"
-    try:
-        overlays.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"--output: {overlays}: cannot be made ({error.strerror})") from None
+    folder = Path(arguments.output)
+    with _writing_to(folder):
+        (folder / "overlay").mkdir(parents=True, exist_ok=True)
+    command = _command(arguments)
     predictor = Predictor(arguments.model)
-    writer = CocoPanopticWriter(predictor.info, output / "panoptic.json", output / "panoptic")
-    for path in tqdm(paths, desc="predict", unit="image", disable=None):
-        image = read_rgb(path)
-        panoptic = predictor(image).panoptic
-        writer.add(path.name, panoptic)
-        save_image(overlays / f"{path.stem}.png", overlay_panoptic(image, panoptic, predictor.info))
-    writer.finish()
-    print(f"{len(paths)} images: {output / 'panoptic.json'}, {output / 'panoptic'}, {overlays}")
+    with _writing_to(folder):
+        outputs = _Outputs(predictor.info, folder, arguments.instances)
+        journal = Journal(folder / UNFINISHED, command)
+    done = {
+        path.name: entry
+        for path in paths
+        if (entry := journal.entries.get(path.name)) and entry["image"] == _stamp(path) and outputs.have(path)
+    }
+    earlier = len(done)
+    try:
+        for path in tqdm([p for p in paths if p.name not in done], desc="predict", unit="image", disable=None):
+            stamp = _stamp(path)
+            image = read_rgb(path)
+            result = predictor(image)
+            overlay = overlay_panoptic(image, result.panoptic, predictor.info)
+            with _writing_to(folder):
+                entry = {"image": stamp, **outputs.write(path, overlay, result, predictor.instance_scores)}
+                journal.append(path.name, entry)
+            done[path.name] = entry
+    finally:
+        if done:
+            with _writing_to(folder):
+                outputs.finish([done[path.name] for path in paths if path.name in done])
+    journal.remove()
+    note = f" ({earlier} of them by an earlier, interrupted run)" if earlier else ""
+    print(f"{len(paths)} images{note}: {', '.join(str(path) for path in outputs.paths)}")
 
 
 def find_images(path: Path) -> list[Path]:
@@ -85,3 +121,85 @@ def find_images(path: Path) -> list[Path]:
             raise UserError(f"--input: {stems[found.stem]} and {found.name} have the same stem; rename one")
         stems[found.stem] = found
     return paths
+
+
+class _Outputs:
+    """The files of a run: those of each image, and the JSON over all of them."""
+
+    def __init__(self, info: DatasetInfo, folder: Path, instances: str | None) -> None:
+        from deeplab2_lite.evaluation.instance_submission import CityscapesInstanceWriter, CocoInstanceWriter
+        from deeplab2_lite.evaluation.submission import CocoPanopticWriter
+
+        self._overlays = folder / "overlay"
+        self._maps = folder / "panoptic"
+        self._panoptic = CocoPanopticWriter(info, folder / "panoptic.json", self._maps)
+        self.paths = [folder / "panoptic.json", self._maps, self._overlays]
+        self._coco = self._cityscapes = None
+        if instances == "coco":
+            self.paths.append(folder / "instances.json")
+            self._coco = CocoInstanceWriter(info, self.paths[-1])
+        elif instances == "cityscapes":
+            self.paths.append(folder / "instances")
+            self._cityscapes = CityscapesInstanceWriter(info, self.paths[-1])
+
+    def write(self, path: Path, overlay: np.ndarray, result: Any, instance_scores: np.ndarray) -> dict[str, Any]:
+        """Writes an image's own files; returns what `finish` takes of it, as JSON can hold it."""
+        from deeplab2_lite.visualize import save_image
+
+        entry = {"panoptic": self._panoptic.write(path.name, result.panoptic)}
+        if self._coco is not None:
+            entry["instances"] = self._coco.write(path.name, result, instance_scores)
+        if self._cityscapes is not None:
+            self._cityscapes.add(path.name, result, instance_scores)
+        save_image(self._overlays / f"{path.stem}.png", overlay)
+        return entry
+
+    def have(self, path: Path) -> bool:
+        """Whether an image's own files are there."""
+        files = [self._maps / f"{path.stem}.png", self._overlays / f"{path.stem}.png"]
+        if self._cityscapes is not None:
+            files.append(self._cityscapes.list_path(path.name))
+        return all(file.is_file() for file in files)
+
+    def finish(self, entries: list[dict[str, Any]]) -> None:
+        """Writes the JSON over all images."""
+        for entry in entries:
+            self._panoptic.restore(entry["panoptic"])
+            if self._coco is not None:
+                self._coco.restore(entry["instances"])
+        self._panoptic.finish()
+        if self._coco is not None:
+            self._coco.finish()
+
+
+def _command(arguments: argparse.Namespace) -> dict[str, Any]:
+    """What the outputs of an image depend on, beside the image."""
+    model = Path(arguments.model)
+    # What tells one model from another, and a model folder before from one after further training.
+    patterns = ("saved_model.pb", "variables/*", "assets/*", "config.yaml", "dataset_info.yaml", "checkpoints/*")
+    return {
+        "version": __version__,
+        "model": str(model.resolve()),
+        "model_files": [[str(p), *_stamp(p)] for pattern in patterns for p in sorted(model.glob(pattern))],
+        "input": str(Path(arguments.input).resolve()),
+        "instances": arguments.instances,
+    }
+
+
+def _stamp(path: Path) -> list[int]:
+    """Size and time of a file: what changes with its content; of a file that has gone, nothing."""
+    try:
+        status = path.stat()
+    except OSError:
+        return []
+    return [status.st_size, status.st_mtime_ns]
+
+
+@contextlib.contextmanager
+def _writing_to(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f"--output: {error.filename or folder}: cannot be written ({error.strerror or error})"
+        ) from None

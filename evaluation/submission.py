@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -32,25 +33,47 @@ class CocoPanopticWriter:
         self._annotations: list[dict[str, Any]] = []
 
     def add(self, file_name: str, panoptic: np.ndarray, image_id: int | str | None = None) -> None:
-        """Writes one map.
+        """Adds one map, and writes its PNG.
 
         Args:
             file_name: Of the image; the PNG bears its stem.
             panoptic: Panoptic ids, int32 [height, width].
-            image_id: Of the data set; None takes the stem.
+            image_id: Of the data set; None takes that of `coco_image_id`.
+        """
+        self.restore(self.write(file_name, panoptic, image_id))
+
+    def write(self, file_name: str, panoptic: np.ndarray, image_id: int | str | None = None) -> dict[str, Any]:
+        """Writes the PNG of one map, without adding the map to what `finish` writes.
+
+        Args:
+            file_name: As for `add`.
+            panoptic: Likewise.
+            image_id: Likewise.
+
+        Returns:
+            What the JSON says of the image, for `restore` here or in a later process; JSON can hold it.
         """
         stem = Path(file_name).stem
-        image_id = stem if image_id is None else image_id
+        image_id = coco_image_id(file_name) if image_id is None else image_id
         height, width = panoptic.shape
         # In this format 0 is void, and class 0 without instance would be 0 too: count from 1.
         ids = np.where(panoptic // self._info.label_divisor == self._info.ignore_label, 0, panoptic + 1)
         save_image(
             self._png_dir / f"{stem}.png", np.stack([ids % 256, ids // 256 % 256, ids // 65536], -1).astype(np.uint8)
         )
-        self._images.append({"id": image_id, "file_name": file_name, "height": height, "width": width})
-        self._annotations.append(
-            {"image_id": image_id, "file_name": f"{stem}.png", "segments_info": self._segments(ids)}
-        )
+        return {
+            "image": {"id": image_id, "file_name": file_name, "height": height, "width": width},
+            "annotation": {"image_id": image_id, "file_name": f"{stem}.png", "segments_info": self._segments(ids)},
+        }
+
+    def restore(self, entry: dict[str, Any]) -> None:
+        """Adds a map whose PNG is written.
+
+        Args:
+            entry: What `write` gave.
+        """
+        self._images.append(entry["image"])
+        self._annotations.append(entry["annotation"])
 
     def finish(self) -> Path:
         """Writes the JSON, whole or not at all, and returns its path."""
@@ -86,3 +109,16 @@ class CocoPanopticWriter:
                 }
             )
         return segments
+
+
+def coco_image_id(file_name: str) -> int | str:
+    """Returns the id of an image that is known by its name alone.
+
+    Args:
+        file_name: Of the image.
+
+    Returns:
+        COCO's integer id for names as COCO's own (12 digits), else the stem.
+    """
+    stem = Path(file_name).stem
+    return int(stem) if re.fullmatch("[0-9]{12}", stem) else stem
