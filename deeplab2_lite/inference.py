@@ -91,13 +91,14 @@ class Inference(NamedTuple):
         result: Maps and instances at the resolution of the input.
         instance_scores: float32 [batch, top_k], centre score times mean class probability (paper
             section 3.3); 0 in invalid rows.
-        heads: The heatmap and the offsets at the resolution at which the network saw the image, padding cut
-            off. The logits are never upsampled as a whole.
+        center_heatmap: float32 [batch, height, width, 1] at the resolution at which the network saw the image.
+        center_offset: float32 [batch, height, width, 2] at that resolution, in its pixels.
     """
 
     result: PanopticResult
     instance_scores: tf.Tensor
-    heads: Heads
+    center_heatmap: tf.Tensor
+    center_offset: tf.Tensor
 
 
 def infer(
@@ -129,7 +130,8 @@ def infer(
     if settings.longest_side is not None:
         result = resize_result(result, *_size(images))
         scores = tf.where(result.instances.valid, scores, 0.0)
-    return Inference(result, scores, upsampling.apply(heads._replace(semantic_logits=None)))
+    upsampled = upsampling.apply(heads._replace(semantic_logits=None))
+    return Inference(result, scores, upsampled.center_heatmap, upsampled.center_offset)
 
 
 def infer_semantic(

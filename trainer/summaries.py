@@ -58,7 +58,8 @@ def draw(snapshot: Snapshot, info: DatasetInfo) -> dict[str, np.ndarray]:
     Returns:
         uint8 RGB pictures by tag.
     """
-    result, heads = snapshot.inference.result, snapshot.inference.heads
+    inference = snapshot.inference
+    result, center_offset = inference.result, inference.center_offset
     panels = [
         snapshot.image,
         overlay_panoptic(snapshot.image, result.panoptic, info),
@@ -66,10 +67,10 @@ def draw(snapshot: Snapshot, info: DatasetInfo) -> dict[str, np.ndarray]:
     ]
     # Offsets of stuff are never used and never trained; they would hide those that are.
     is_thing = np.isin(result.semantic, info.thing_ids)
-    if is_thing.shape != heads.center_offset.shape[:2]:
-        is_thing = np.ones(heads.center_offset.shape[:2], bool)
+    if is_thing.shape != center_offset.shape[:2]:
+        is_thing = np.ones(center_offset.shape[:2], bool)
     return {
         "prediction_and_truth": side_by_side(panels, ["image", "prediction", "truth"]),
-        "center_heatmap": colorize_heatmap(heads.center_heatmap[..., 0]),
-        "center_offset": colorize_offsets(heads.center_offset * is_thing[..., None]),
+        "center_heatmap": colorize_heatmap(inference.center_heatmap[..., 0]),
+        "center_offset": colorize_offsets(center_offset * is_thing[..., None]),
     }

@@ -12,7 +12,7 @@ from deeplab2_lite.postprocessing.compilation import is_compiled_by_xla
 
 _FAR = float("inf")
 # In place of the number of a centre, where a cell has more than one candidate.
-_SEVERAL = -1
+_TWO, _MORE = -1, -2
 
 
 def group_pixels(center_offset: tf.Tensor, is_thing: tf.Tensor, centers: Centers) -> tf.Tensor:
@@ -48,12 +48,14 @@ def group_pixels(center_offset: tf.Tensor, is_thing: tf.Tensor, centers: Centers
     image = tf.range(batch)[:, tf.newaxis, tf.newaxis]
     cell = grid.cell_of(target_y, target_x) + image * tf.shape(grid.candidate)[1]
     nearest = tf.gather(table.only, cell)
-    undecided = grouped & (nearest == _SEVERAL)
     points = _Points(target_y, target_x, cell)
     if is_compiled_by_xla():
+        undecided = grouped & (nearest < 0)
         nearest = tf.where(undecided, _compare(points, table.order, table.position, undecided), nearest)
     else:
-        nearest = _compare_some(points, table, undecided, nearest)
+        # Apart, or a few far out among dozens of candidates would make all the others wait.
+        for several in (_TWO, _MORE):
+            nearest = _compare_some(points, table, grouped & (nearest == several), nearest)
     row = nearest - image * centers.valid.shape[1]
     return tf.ensure_shape(tf.where(grouped, row + 1, 0), shape)
 
@@ -73,7 +75,7 @@ class _Table(NamedTuple):
 
     Attributes:
         order: int32 [batch * cells, top_k], the candidate, or `none`, which is batch * top_k.
-        only: int32 [batch * cells], the candidate where there is but one, else `_SEVERAL`.
+        only: int32 [batch * cells], the candidate where there is but one, else `_TWO` or `_MORE`.
         position: float32 [batch * top_k + 1, 2], (y, x); the last lies infinitely far away.
     """
 
@@ -87,7 +89,8 @@ class _Table(NamedTuple):
         number = tf.reshape(tf.range(batch * top_k), [-1, 1, top_k])
         order = tf.reshape(tf.where(candidate, number, batch * top_k), [-1, top_k])
         count = tf.reduce_sum(tf.cast(tf.reshape(candidate, [-1, top_k]), tf.int32), axis=1)
-        only = tf.where(count > 1, _SEVERAL, tf.reduce_min(order, axis=1))
+        several = tf.where(count == 2, _TWO, _MORE)
+        only = tf.where(count > 1, several, tf.reduce_min(order, axis=1))
         position = tf.reshape(tf.cast(centers.position, tf.float32), [-1, 2])
         return cls(order, only, tf.pad(position, [[0, 1], [0, 0]], constant_values=_FAR))
 

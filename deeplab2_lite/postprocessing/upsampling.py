@@ -9,10 +9,13 @@ import tensorflow as tf
 
 from deeplab2_lite.errors import UserError
 from deeplab2_lite.layers.resizing import resize_align_corners
+from deeplab2_lite.postprocessing.compilation import is_compiled_by_xla
 
 # Rows of a stripe: its logits should stay in the cache, yet not be so small that starting operations costs.
 _STRIPE = 32
 _STRIPES_AT_ONCE = 2
+
+_Resize = Callable[[tf.Tensor, "int | tf.Tensor", "int | tf.Tensor"], tf.Tensor]
 
 
 class Heads(NamedTuple):
@@ -54,7 +57,10 @@ class Upsampling(NamedTuple):
         Returns:
             The heads at rows x columns, float32.
         """
-        whole = upsample_heads(heads, self.height, self.width)
+        # XLA turns the one operation into a convolution, which takes ten times as long; and what is not the result
+        # of a loop it computes anew wherever it is needed.
+        resize = _resize_by_stripes if is_compiled_by_xla() else resize_align_corners
+        whole = _upsample(as_heads(heads), self.height, self.width, resize)
         return Heads(*(head if head is None else head[:, : self.rows, : self.columns] for head in whole))
 
 
@@ -77,11 +83,7 @@ def upsample_heads(heads: Heads | Mapping[str, tf.Tensor], height: int | tf.Tens
     for name, size in (("height", height), ("width", width)):
         if not tf.is_tensor(size) and size < 1:
             raise UserError(f"upsample_heads: {name}: expected a positive size in pixels, got {size}")
-    offset = _resize(heads.center_offset, height, width)
-    if offset is not None:
-        old_height, old_width = (_side(heads.center_offset, axis) for axis in (1, 2))
-        offset *= tf.stack([_scale(height, old_height), _scale(width, old_width)])
-    return Heads(_resize(heads.semantic_logits, height, width), _resize(heads.center_heatmap, height, width), offset)
+    return _upsample(heads, height, width, resize_align_corners)
 
 
 def as_heads(outputs: Heads | Mapping[str, tf.Tensor]) -> Heads:
@@ -102,10 +104,13 @@ def as_heads(outputs: Heads | Mapping[str, tf.Tensor]) -> Heads:
     return heads
 
 
-def _resize(head: tf.Tensor | None, height: int | tf.Tensor, width: int | tf.Tensor) -> tf.Tensor | None:
-    if head is None:
-        return None
-    return resize_align_corners(tf.cast(head, tf.float32), height, width)
+def _upsample(heads: Heads, height: int | tf.Tensor, width: int | tf.Tensor, resize: _Resize) -> Heads:
+    single = (head if head is None else tf.cast(head, tf.float32) for head in heads)
+    logits, heatmap, offset = (head if head is None else resize(head, height, width) for head in single)
+    if offset is not None:
+        old_height, old_width = (_side(heads.center_offset, axis) for axis in (1, 2))
+        offset *= tf.stack([_scale(height, old_height), _scale(width, old_width)])
+    return Heads(logits, heatmap, offset)
 
 
 def _side(head: tf.Tensor, axis: int) -> int | tf.Tensor:
@@ -123,21 +128,23 @@ def map_stripes(
     head: tf.Tensor,
     upsampling: Upsampling | None,
     dtype: tf.DType,
+    channels: int | None = None,
 ) -> tf.Tensor:
-    """Computes one value a pixel from a head that is upsampled some rows at a time, never held as a whole.
+    """Computes values of the pixels from a head that is upsampled some rows at a time, never held as a whole.
 
     Each stripe of rows is interpolated by the very operations, in the very order, of bilinear resizing,
     so that its values are those of `upsample_heads`.
 
     Args:
         compute: From a stripe, float32 [batch, stripe, columns, channels], and its rows' numbers in the image,
-            int32 [stripe], to values [batch, stripe, columns].
+            int32 [stripe], to values [batch, stripe, columns], or [.., channels].
         head: [batch, height, width, channels], floating point.
         upsampling: To which resolution; None takes the head as it is.
         dtype: Of the values.
+        channels: Values a pixel; None for one, without a dimension of its own.
 
     Returns:
-        [batch, rows, columns].
+        [batch, rows, columns], or [.., channels].
     """
     head = tf.cast(head, tf.float32)
     old_height, old_width = _side(head, 1), _side(head, 2)
@@ -157,7 +164,8 @@ def map_stripes(
         def stripe_of(wanted: tf.Tensor) -> tf.Tensor:
             before, after, weight = (tf.gather(part, wanted) for part in down)
             start = tf.minimum(before[0], old_height - reach)
-            coarse = _between(tf.gather(head, start + tf.range(reach), axis=1), across, axis=2)
+            size = tf.stack([_side(head, 0), reach, old_width, head.shape[3]])
+            coarse = _between(tf.slice(head, tf.stack([0, start, 0, 0]), size), across, axis=2)
             return _between(coarse, _Interpolation(before - start, after - start, weight), axis=1)
 
     def values(first: tf.Tensor) -> tf.Tensor:
@@ -165,12 +173,14 @@ def map_stripes(
         wanted = tf.minimum(first + tf.range(_STRIPE), rows - 1)
         return compute(stripe_of(wanted), wanted)
 
-    signature = tf.TensorSpec([head.shape[0], _STRIPE, _static(columns)], dtype)
+    depth = [] if channels is None else [channels]
+    signature = tf.TensorSpec([head.shape[0], _STRIPE, _static(columns), *depth], dtype)
     stripes = tf.map_fn(
         values, tf.range(0, rows, _STRIPE), fn_output_signature=signature, parallel_iterations=_STRIPES_AT_ONCE
     )
-    whole = tf.reshape(tf.transpose(stripes, [1, 0, 2, 3]), tf.stack([_side(head, 0), -1, columns]))
-    return tf.ensure_shape(whole[:, :rows], [head.shape[0], _static(rows), _static(columns)])
+    order = [1, 0, 2, 3, 4][: 4 + len(depth)]
+    whole = tf.reshape(tf.transpose(stripes, order), tf.stack([_side(head, 0), -1, columns, *depth]))
+    return tf.ensure_shape(whole[:, :rows], [head.shape[0], _static(rows), _static(columns), *depth])
 
 
 class _Interpolation(NamedTuple):
@@ -187,6 +197,12 @@ class _Interpolation(NamedTuple):
         before = tf.cast(tf.floor(position), tf.int32)
         after = tf.minimum(tf.cast(tf.math.ceil(position), tf.int32), old - 1)
         return cls(before, after, position - tf.floor(position))
+
+
+def _resize_by_stripes(head: tf.Tensor, height: int | tf.Tensor, width: int | tf.Tensor) -> tf.Tensor:
+    """Does as `resize_align_corners` on float32."""
+    upsampling = Upsampling(height, width, height, width)
+    return map_stripes(lambda stripe, _: stripe, head, upsampling, tf.float32, channels=head.shape[-1])
 
 
 def _between(values: tf.Tensor, interpolation: _Interpolation, axis: int) -> tf.Tensor:
