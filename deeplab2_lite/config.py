@@ -10,7 +10,28 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-BackboneName = Literal["mobilenet_v3_large", "mobilenet_v3_small", "resnet50", "resnet50_beta"]
+BackboneName = Literal[
+    "auto_deeplab_l_plus",
+    "auto_deeplab_xl_plus",
+    "auto_deeplab_xl_plus_plus",
+    "hrnet_w48",
+    "hrnet_w48_plus",
+    "hrnet_w48_plus_atrous",
+    "hrnet_wider_plus",
+    "hrnet_wider_plus_atrous",
+    "mobilenet_v3_large",
+    "mobilenet_v3_small",
+    "resnet50",
+    "resnet50_beta",
+    "resnet50_beta_deeplab2",
+    "resnet50_caffe",
+    "resnet50_deeplab2",
+    "resnet101",
+    "resnet101_beta",
+    "resnet101_caffe",
+    "xception65",
+    "xception71",
+]
 Size = tuple[int, int]
 
 
@@ -20,16 +41,19 @@ class BackboneConfig:
 
     Attributes:
         name: Which network.
-        output_stride: Input size over the size of its last feature map; atrous convolution keeps the
-            resolution from there on (paper section 3.1).
+        output_stride: Input size over the size of its coarsest feature map; atrous convolution keeps
+            the resolution from there on (paper section 3.1). 32 of HRNet is as published, 16 the
+            paper's (Atrous): `hrnet_*_atrous` is the network without that name, at 16 or 8.
         halve_last_block: MobileNetV3: halve the width of the last block, as the paper's counts need.
-        multi_grid: Factors on the atrous rate of the units of the last ResNet block; (1, 1, 1) is off.
+        multi_grid: Factors on the atrous rates of the last block: of its units in ResNet, of its
+            convolutions in Xception; null is the backbone's own, (1, 2, 4) for Xception and (1, 1, 1),
+            off, for ResNet.
     """
 
     name: BackboneName = "resnet50_beta"
     output_stride: Literal[8, 16, 32] = 16
     halve_last_block: bool = True
-    multi_grid: tuple[int, int, int] = (1, 1, 1)
+    multi_grid: tuple[int, int, int] | None = None
 
 
 @dataclass(frozen=True)
@@ -57,7 +81,9 @@ class DecoderConfig:
 
     Attributes:
         skip_strides: Strides of the backbone features that are merged, coarse to fine. (8, 4) is
-            Panoptic-DeepLab, (4,) DeepLabV3+.
+            Panoptic-DeepLab, (16, 8, 4) its HRNet+, (4,) DeepLabV3+. Empty for `hrnet_w48`, which has
+            neither ASPP nor decoder: each branch's 1x1 convolution of `decoder_channels` fuses all
+            resolutions.
         kernel_size: Of the separable convolutions after each merge.
         convolutions_per_stage: How many of them (1; DeepLabV3+ has 2).
     """
@@ -91,7 +117,8 @@ class ModelConfig:
     """The network.
 
     Attributes:
-        tasks: "panoptic" has both branches; "semantic" or "instance" builds that one alone (Table 1).
+        tasks: "panoptic" has both branches; "semantic" or "instance" builds that one alone (Table 1);
+            "classification" the backbone under a classifier of whole images, to pre-train it.
         dual_aspp: An ASPP for each branch; false shares the semantic branch's.
         dual_decoder: A decoder for each branch; false hangs all heads on the semantic branch's.
         depthwise_norm: BN and ReLU also between depthwise and pointwise of the separable convolutions
@@ -99,7 +126,7 @@ class ModelConfig:
         head_kernel_size: Of the separable convolution in each head.
     """
 
-    tasks: Literal["panoptic", "semantic", "instance"] = "panoptic"
+    tasks: Literal["panoptic", "semantic", "instance", "classification"] = "panoptic"
     backbone: BackboneConfig = field(default_factory=BackboneConfig)
     aspp: AsppConfig = field(default_factory=AsppConfig)
     decoder: DecoderConfig = field(default_factory=DecoderConfig)
@@ -225,12 +252,35 @@ class LossConfig:
 
 
 @dataclass(frozen=True)
+class ClassificationConfig:
+    """Pre-training as a classifier of whole images (`model.tasks: classification`).
+
+    Attributes:
+        first_label: `image/class/label` of the first class: 1 in TF-slim's ImageNet records, where 0 is
+            background, and in those of `deeplab2-lite convert image_folders`; 0 in others.
+        min_area: Smallest training crop, as a share of its image's area; the largest is the image.
+        max_aspect_ratio: Width over height of a training crop is drawn up to here, from its inverse on.
+        crop_fraction: Share of the sides that evaluation's central crop takes. Every crop is resized to
+            `data.crop_size`.
+        label_smoothing: Share of each label that is spread evenly over all classes.
+        dropout: Rate before the logits.
+    """
+
+    first_label: int = 1
+    min_area: float = 0.08
+    max_aspect_ratio: float = 4 / 3
+    crop_fraction: float = 0.875
+    label_smoothing: float = 0.0
+    dropout: float = 0.0
+
+
+@dataclass(frozen=True)
 class OptimizerConfig:
     """Optimizer and learning rate: `learning_rate * (1 - step / steps) ** power` after a linear warm-up.
 
     Attributes:
-        name: "adam" (the paper's, without weight decay), "sgd" (momentum 0.9), "adamw", "lamb", or a
-            TensorFlow Addons optimizer as "tfa/LAMB", "tfa/RectifiedAdam", ...
+        name: "adam" (the paper's, without weight decay), "sgd" (momentum 0.9), "adamw", "lamb", "rmsprop",
+            or a TensorFlow Addons optimizer as "tfa/LAMB", "tfa/RectifiedAdam", ...
         learning_rate: Initial rate, after the warm-up.
         power: Of the polynomial decay.
         end_learning_rate: Reached at the last step.
@@ -262,6 +312,11 @@ class TrainConfig:
         image_interval: Steps between two TensorBoard image summaries; null writes none.
         max_to_keep: Checkpoints kept.
         precision: Compute type of the network; heads, losses and BN stay float32.
+        init_checkpoint: Weights that a new run starts from: the model folder of another run, or a file
+            of `deeplab2-lite import-weights`; null starts from random ones. What they lack beyond the
+            backbone starts from random ones too, and a run that goes on takes its own checkpoint.
+        init_fresh_logits: Do not start the layer that says the classes from `init_checkpoint`, whose data
+            set has others.
         optimizer: Optimizer and schedule.
     """
 
@@ -274,6 +329,8 @@ class TrainConfig:
     image_interval: int | None = 1000
     max_to_keep: int = 3
     precision: Literal["float32", "bfloat16"] = "float32"
+    init_checkpoint: str | None = None
+    init_fresh_logits: bool = False
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
 
 
@@ -320,20 +377,46 @@ class RuntimeConfig:
 
 
 @dataclass(frozen=True)
+class PublishedConfig:
+    """What was published of an experiment: shown beside what is measured here, and used for nothing else.
+
+    Attributes:
+        source: Where it stands, such as "paper, Table 9".
+        pq: PQ on the validation set, in percent.
+        ap: Instance AP on it, in percent.
+        miou: Mean IoU on it, in percent.
+        milliseconds: From image to panoptic map, for one image.
+        device: What took so long, such as "Tesla V100".
+        input_size: Height and width of that image.
+    """
+
+    source: str = ""
+    pq: float | None = None
+    ap: float | None = None
+    miou: float | None = None
+    milliseconds: float | None = None
+    device: str = ""
+    input_size: Size | None = None
+
+
+@dataclass(frozen=True)
 class ExperimentConfig:
     """All of an experiment; the root of every YAML file.
 
     Attributes:
         name: Name of the experiment; the default model folder bears it.
         description: What it reproduces, in a line.
+        published: The figures that it should reach, as `deeplab2-lite benchmark` shows them; null shows none.
     """
 
     name: str = "experiment"
     description: str = ""
+    published: PublishedConfig | None = None
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
     targets: TargetConfig = field(default_factory=TargetConfig)
     losses: LossConfig = field(default_factory=LossConfig)
+    classification: ClassificationConfig = field(default_factory=ClassificationConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     postprocessing: PostprocessingConfig = field(default_factory=PostprocessingConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)

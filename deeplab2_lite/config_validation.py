@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
-from deeplab2_lite.config import ExperimentConfig
+from deeplab2_lite.config import AsppConfig, BackboneConfig, BranchConfig, DecoderConfig, ExperimentConfig, ModelConfig
 from deeplab2_lite.errors import UserError
 
 
@@ -19,8 +20,23 @@ def validate(config: ExperimentConfig) -> None:
     Raises:
         UserError: One line that names the key by its full path and says what was expected.
     """
-    for check in (_check_ranges, _check_model, _check_data, _check_train, _check_runtime):
+    for check in (_check_ranges, _check_tasks, _check_model, _check_data, _check_train, _check_runtime, _check_published):
         check(config)
+
+
+def skip_strides_of(backbone: str) -> tuple[int, ...]:
+    """Returns the strides of the features that a backbone gives to the decoder, coarse to fine."""
+    return _OTHER_SKIP_STRIDES.get(backbone, (8, 4))
+
+
+_OTHER_SKIP_STRIDES: dict[str, tuple[int, ...]] = {
+    "auto_deeplab_xl_plus": (4,),
+    "hrnet_w48": (),
+    "hrnet_w48_plus": (16, 8, 4),
+    "hrnet_w48_plus_atrous": (16, 8, 4),
+    "hrnet_wider_plus": (16, 8, 4),
+    "hrnet_wider_plus_atrous": (16, 8, 4),
+}
 
 
 def _positive(value: float) -> bool:
@@ -53,6 +69,12 @@ _RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "losses.hardest_fraction": (lambda v: 0 < v <= 1, "a number in (0, 1]"),
     "losses.center_weight": (_not_negative, "0 or a positive number"),
     "losses.offset_weight": (_not_negative, "0 or a positive number"),
+    "classification.first_label": (_not_negative, "0 or a positive integer"),
+    "classification.min_area": (lambda v: 0 < v <= 1, "a share in (0, 1]"),
+    "classification.max_aspect_ratio": (lambda v: v >= 1 and math.isfinite(v), "a number from 1 up"),
+    "classification.crop_fraction": (lambda v: 0 < v <= 1, "a share in (0, 1]"),
+    "classification.label_smoothing": (lambda v: 0 <= v < 1, "a share in [0, 1)"),
+    "classification.dropout": (lambda v: 0 <= v < 1, "a rate in [0, 1)"),
     "train.steps": (_positive, "a positive integer"),
     "train.batch_size": (_positive, "a positive integer"),
     "train.steps_per_loop": (_positive, "a positive integer"),
@@ -75,30 +97,65 @@ _RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
 }
 
 
+_DEFAULTS = ExperimentConfig()
+_SEGMENTATION_ONLY = (
+    *(f"model.{key}" for key in ("aspp", "decoder", "semantic", "instance", "dual_aspp", "dual_decoder")),
+    "model.depthwise_norm",
+    "model.head_kernel_size",
+    "data.shapes",
+    "data.longest_side",
+    *(f"data.augmentation.{key}" for key in ("min_scale", "max_scale", "scale_step")),
+    "targets",
+    "losses",
+    "postprocessing",
+    "evaluation.fixed_size",
+    "evaluation.pictures",
+)
+
+
+def _value(config: ExperimentConfig, path: str) -> Any:
+    value: Any = config
+    for part in path.split("."):
+        value = getattr(value, part)
+    return value
+
+
 def _check_ranges(config: ExperimentConfig) -> None:
     for path, (is_valid, expected) in _RANGES.items():
-        value: Any = config
-        for part in path.split("."):
-            value = getattr(value, part)
+        value = _value(config, path)
         if not is_valid(value):
             raise UserError(f"{path}: expected {expected}, got {value!r}")
 
 
+def _check_tasks(config: ExperimentConfig) -> None:
+    """Refuses settings of segmentation for a classifier, and those of a classifier for segmentation."""
+    is_classifier = config.model.tasks == "classification"
+    for path in _SEGMENTATION_ONLY if is_classifier else ("classification",):
+        if _value(config, path) != _value(_DEFAULTS, path):
+            raise UserError(f"{path}: has no meaning for model.tasks {config.model.tasks}; leave it out")
+
+
 def _check_model(config: ExperimentConfig) -> None:
     model = config.model
+    _check_backbone(model.backbone)
+    if model.tasks != "classification":
+        _check_branches(model)
+
+
+def _check_branches(model: ModelConfig) -> None:
     strides = model.decoder.skip_strides
-    # Losses and post-processing take heads at stride 4.
-    if strides not in ((8, 4), (4,)):
-        raise UserError(f"model.decoder.skip_strides: expected [8, 4] or [4], got {list(strides)}")
+    _check_skip_strides(model)
     for name in ("semantic", "instance"):
         branch = getattr(model, name)
         for key in ("aspp_channels", "decoder_channels", "head_channels"):
             if getattr(branch, key) < 1:
                 raise UserError(f"model.{name}.{key}: expected a positive integer, got {getattr(branch, key)}")
-        if len(branch.projection_channels) != len(strides) or min(branch.projection_channels) < 1:
+        projections = branch.projection_channels
+        if len(projections) != len(strides) or any(channels < 1 for channels in projections):
+            expected = f"{len(strides)} positive integers" if strides else "[]"
             raise UserError(
-                f"model.{name}.projection_channels: expected {len(strides)} positive integers, one for each of "
-                f"model.decoder.skip_strides, got {list(branch.projection_channels)}"
+                f"model.{name}.projection_channels: expected {expected}, one for each of "
+                f"model.decoder.skip_strides, got {list(projections)}"
             )
     if not model.dual_aspp and model.dual_decoder and model.semantic.aspp_channels != model.instance.aspp_channels:
         raise UserError(
@@ -113,10 +170,57 @@ def _check_model(config: ExperimentConfig) -> None:
         raise UserError(
             f"model.aspp.pooling_kernel: expected positive integers or null, got {list(model.aspp.pooling_kernel)}"
         )
-    if min(model.backbone.multi_grid) < 1:
-        raise UserError(f"model.backbone.multi_grid: expected positive integers, got {list(model.backbone.multi_grid)}")
-    if model.backbone.multi_grid != (1, 1, 1) and not model.backbone.name.startswith("resnet"):
-        raise UserError(f"model.backbone.multi_grid: has no meaning for {model.backbone.name}; expected [1, 1, 1]")
+    if not skip_strides_of(model.backbone.name):
+        _check_nothing_set_in_vain(model)
+
+
+def _check_backbone(backbone: BackboneConfig) -> None:
+    grid = backbone.multi_grid
+    if grid is not None and min(grid) < 1:
+        raise UserError(f"model.backbone.multi_grid: expected positive integers or null, got {list(grid)}")
+    # (1, 1, 1) is off, which every backbone can be.
+    if grid not in (None, (1, 1, 1)) and not backbone.name.startswith(("resnet", "xception")):
+        raise UserError(f"model.backbone.multi_grid: has no meaning for {backbone.name}; expected null")
+    if backbone.name.startswith("auto_deeplab") and backbone.output_stride != 8:
+        raise UserError(
+            f"model.backbone.output_stride: {backbone.name} ends at stride 8, whatever lies between; "
+            f"expected 8, got {backbone.output_stride}"
+        )
+    if backbone.name.endswith("_atrous") and backbone.output_stride == 32:
+        raise UserError(
+            f"model.backbone.output_stride: {backbone.name} is {backbone.name.removesuffix('_atrous')} at a lower "
+            "stride; expected 16 or 8, got 32"
+        )
+
+
+def _check_skip_strides(model: ModelConfig) -> None:
+    strides, given, name = model.decoder.skip_strides, skip_strides_of(model.backbone.name), model.backbone.name
+    # Losses and post-processing take heads at stride 4.
+    allowed = [given[first:] for first in range(len(given))] or [()]
+    if strides not in allowed:
+        has = f"the skips {', '.join(map(str, given))}" if given else "no skips"
+        expected = " or ".join(str(list(choice)) for choice in allowed)
+        raise UserError(f"model.decoder.skip_strides: {name} gives {has}; expected {expected}, got {list(strides)}")
+
+
+def _check_nothing_set_in_vain(model: ModelConfig) -> None:
+    """Refuses settings of ASPP and decoder for a backbone that is used without them."""
+    unused = [
+        ("model.aspp", model.aspp, AsppConfig()),
+        ("model.decoder", replace(model.decoder, skip_strides=DecoderConfig().skip_strides), DecoderConfig()),
+        ("model.semantic.aspp_channels", model.semantic.aspp_channels, BranchConfig().aspp_channels),
+        ("model.instance.aspp_channels", model.instance.aspp_channels, BranchConfig().aspp_channels),
+    ]
+    for path, value, default in unused:
+        if value != default:
+            raise UserError(
+                f"{path}: has no meaning for {model.backbone.name}, which has neither ASPP nor decoder; leave it out"
+            )
+    if model.dual_aspp != model.dual_decoder:
+        raise UserError(
+            f"model.dual_aspp: has no meaning of its own for {model.backbone.name}; expected {model.dual_decoder}, as "
+            "model.dual_decoder"
+        )
 
 
 def _check_data(config: ExperimentConfig) -> None:
@@ -155,6 +259,8 @@ def _check_data(config: ExperimentConfig) -> None:
 
 
 def _check_train(config: ExperimentConfig) -> None:
+    if config.train.init_fresh_logits and config.train.init_checkpoint is None:
+        raise UserError("train.init_fresh_logits: has no meaning without train.init_checkpoint")
     optimizer = config.train.optimizer
     if optimizer.warmup_steps >= config.train.steps:
         raise UserError(
@@ -174,3 +280,17 @@ def _check_runtime(config: ExperimentConfig) -> None:
         raise UserError("runtime.devices: has no meaning on TPU; expected null")
     if runtime.devices is not None and len(runtime.devices) == 0:
         raise UserError("runtime.devices: expected at least one device name or null")
+
+
+def _check_published(config: ExperimentConfig) -> None:
+    published = config.published
+    if published is None:
+        return
+    for key in ("pq", "ap", "miou"):
+        value = getattr(published, key)
+        if value is not None and not 0 <= value <= 100:
+            raise UserError(f"published.{key}: expected per cents in [0, 100] or null, got {value!r}")
+    if published.milliseconds is not None and not _positive(published.milliseconds):
+        raise UserError(f"published.milliseconds: expected a positive number or null, got {published.milliseconds!r}")
+    if published.input_size is not None and min(published.input_size) < 1:
+        raise UserError(f"published.input_size: expected positive integers or null, got {list(published.input_size)}")

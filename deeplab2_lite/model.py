@@ -6,10 +6,12 @@ import tensorflow as tf
 import tf_keras as keras
 
 from deeplab2_lite.backbones import BACKBONES, BackboneFeatures
+from deeplab2_lite.classifier import classifier_backbone, predict_classes
 from deeplab2_lite.config import BranchConfig, ExperimentConfig
 from deeplab2_lite.config_validation import validate
 from deeplab2_lite.errors import UserError, nearest_name
 from deeplab2_lite.layers.aspp import aspp
+from deeplab2_lite.layers.convolutions import conv_bn
 from deeplab2_lite.layers.decoder import decoder
 from deeplab2_lite.layers.heads import head
 from deeplab2_lite.layers.settings import PACKAGE, LayerSettings
@@ -45,7 +47,7 @@ def build_model(
         A model from float images [batch, height, width, 3] in 0..255 to a dictionary of float32 tensors
         at stride 4, [batch, ceil(height / 4), ceil(width / 4), ..]: `semantic_logits` [.., num_classes],
         `center_heatmap` [.., 1], `center_offset` [.., 2] as (dy, dx) in stride-4 pixels, as far as
-        `config.model.tasks` asks for them.
+        `config.model.tasks` asks for them. A classifier gives `class_logits` [batch, num_classes] alone.
 
     Raises:
         UserError: A value of the configuration is out of range, or two contradict each other.
@@ -57,6 +59,10 @@ def build_model(
         num_classes = resolve_dataset_info(config).num_classes
     settings = LayerSettings.from_config(config)
     images = keras.Input((*(input_size or (None, None)), 3), dtype="float32", name="images")
+    if config.model.tasks == "classification":
+        features = BACKBONES[classifier_backbone(config.model.backbone.name)](images, config.model.backbone, settings)
+        outputs = predict_classes(features, config, settings, num_classes)
+        return PanopticDeepLab(images, outputs, name="classifier")
     features = BACKBONES[config.model.backbone.name](images, config.model.backbone, settings)
     outputs = predict_heads(features, config, settings, num_classes)
     return PanopticDeepLab(images, outputs, name="panoptic_deeplab")
@@ -66,6 +72,9 @@ def predict_heads(
     features: BackboneFeatures, config: ExperimentConfig, settings: LayerSettings, num_classes: int
 ) -> dict[str, tf.Tensor]:
     """Builds ASPP, decoder and heads of each branch on the features of a backbone.
+
+    Features without skips are at stride 4 already: a 1x1 convolution stands for ASPP and decoder, as in
+    HRNet's own head (paper appendix A.1).
 
     Args:
         features: Of the backbone.
@@ -102,6 +111,8 @@ def predict_heads(
 def _context(
     features: BackboneFeatures, config: ExperimentConfig, settings: LayerSettings, name: str, branch: BranchConfig
 ) -> tf.Tensor:
+    if not features.skips:
+        return features.output
     return aspp(
         features.output,
         settings,
@@ -120,6 +131,8 @@ def _decode(
     name: str,
     branch: BranchConfig,
 ) -> tf.Tensor:
+    if not features.skips:
+        return conv_bn(context, settings, f"{name}/fusion", branch.decoder_channels)
     return decoder(context, features.skips, settings, f"{name}/decoder", branch, config.model.decoder)
 
 

@@ -17,6 +17,14 @@ POSITIVE_INTEGER = "expected a positive integer, got"
 POSITIVE = "expected a positive number, got"
 NOT_NEGATIVE = "expected 0 or a positive number, got"
 SIZE = "is not a multiple of model.backbone.output_stride 16 plus 1"
+SKIPS = "resnet50_beta gives the skips 8, 4; expected [8, 4] or [4], got"
+HRNET = "model.backbone={name: hrnet_w48_plus, output_stride: 32},data.crop_size=[33,65]"
+# Neither ASPP nor decoder.
+PLAIN_HRNET = (
+    "model.backbone={name: hrnet_w48, output_stride: 32},data.crop_size=[33,65],model.decoder.skip_strides=[],"
+    "model.semantic.projection_channels=[],model.instance.projection_channels=[]"
+)
+IN_VAIN = "has no meaning for hrnet_w48, which has neither ASPP nor decoder; leave it out"
 
 REFUSED = [
     # One value out of its range.
@@ -67,11 +75,46 @@ REFUSED = [
     ("evaluation.batch_size=0", f"evaluation.batch_size: {POSITIVE_INTEGER} 0"),
     ("evaluation.pictures=-2", "evaluation.pictures: expected -1 (all), 0 or a positive integer, got -2"),
     # The network.
-    ("model.decoder.skip_strides=[]", "model.decoder.skip_strides: expected [8, 4] or [4], got []"),
-    ("model.decoder.skip_strides=[8]", "model.decoder.skip_strides: expected [8, 4] or [4], got [8]"),
-    ("model.decoder.skip_strides=[4,8]", "model.decoder.skip_strides: expected [8, 4] or [4], got [4, 8]"),
-    ("model.decoder.skip_strides=[8,8,4]", "model.decoder.skip_strides: expected [8, 4] or [4], got [8, 8, 4]"),
-    ("model.decoder.skip_strides=[16,4]", "model.decoder.skip_strides: expected [8, 4] or [4], got [16, 4]"),
+    ("model.decoder.skip_strides=[]", f"model.decoder.skip_strides: {SKIPS} []"),
+    ("model.decoder.skip_strides=[8]", f"model.decoder.skip_strides: {SKIPS} [8]"),
+    ("model.decoder.skip_strides=[4,8]", f"model.decoder.skip_strides: {SKIPS} [4, 8]"),
+    ("model.decoder.skip_strides=[8,8,4]", f"model.decoder.skip_strides: {SKIPS} [8, 8, 4]"),
+    ("model.decoder.skip_strides=[16,4]", f"model.decoder.skip_strides: {SKIPS} [16, 4]"),
+    (
+        "model.decoder.skip_strides=[16,8,4]",
+        f"model.decoder.skip_strides: {SKIPS} [16, 8, 4]",
+    ),
+    (
+        f"{HRNET},model.decoder.skip_strides=[16,8]",
+        "model.decoder.skip_strides: hrnet_w48_plus gives the skips 16, 8, 4; "
+        "expected [16, 8, 4] or [8, 4] or [4], got [16, 8]",
+    ),
+    (
+        f"{HRNET},model.decoder.skip_strides=[16,8,4]",
+        "model.semantic.projection_channels: expected 3 positive integers, one for each of "
+        "model.decoder.skip_strides, got [64, 32]",
+    ),
+    (
+        f"{PLAIN_HRNET},model.decoder.skip_strides=[8,4]",
+        "model.decoder.skip_strides: hrnet_w48 gives no skips; expected [], got [8, 4]",
+    ),
+    (
+        f"{PLAIN_HRNET},model.instance.projection_channels=[32,16]",
+        "model.instance.projection_channels: expected [], one for each of model.decoder.skip_strides, got [32, 16]",
+    ),
+    (f"{PLAIN_HRNET},model.aspp.dropout=0.1", f"model.aspp: {IN_VAIN}"),
+    (f"{PLAIN_HRNET},model.decoder.kernel_size=3", f"model.decoder: {IN_VAIN}"),
+    (f"{PLAIN_HRNET},model.semantic.aspp_channels=128", f"model.semantic.aspp_channels: {IN_VAIN}"),
+    (f"{PLAIN_HRNET},model.instance.aspp_channels=128", f"model.instance.aspp_channels: {IN_VAIN}"),
+    (
+        f"{PLAIN_HRNET},model.dual_aspp=false",
+        "model.dual_aspp: has no meaning of its own for hrnet_w48; expected True, as model.dual_decoder",
+    ),
+    (
+        f"{HRNET},model.backbone.name=hrnet_w48_plus_atrous",
+        "model.backbone.output_stride: hrnet_w48_plus_atrous is hrnet_w48_plus at a lower stride; "
+        "expected 16 or 8, got 32",
+    ),
     ("model.semantic.aspp_channels=0", f"model.semantic.aspp_channels: {POSITIVE_INTEGER} 0"),
     ("model.instance.decoder_channels=0", f"model.instance.decoder_channels: {POSITIVE_INTEGER} 0"),
     ("model.instance.head_channels=-1", f"model.instance.head_channels: {POSITIVE_INTEGER} -1"),
@@ -97,10 +140,13 @@ REFUSED = [
     ("model.aspp.atrous_rates=[]", "model.aspp.atrous_rates: expected positive integers or null, got []"),
     ("model.aspp.atrous_rates=[6,0]", "model.aspp.atrous_rates: expected positive integers or null, got [6, 0]"),
     ("model.aspp.pooling_kernel=[0,9]", "model.aspp.pooling_kernel: expected positive integers or null, got [0, 9]"),
-    ("model.backbone.multi_grid=[1,0,1]", "model.backbone.multi_grid: expected positive integers, got [1, 0, 1]"),
+    (
+        "model.backbone.multi_grid=[1,0,1]",
+        "model.backbone.multi_grid: expected positive integers or null, got [1, 0, 1]",
+    ),
     (
         "model.backbone={name: mobilenet_v3_large, multi_grid: [1,2,4]}",
-        "model.backbone.multi_grid: has no meaning for mobilenet_v3_large; expected [1, 1, 1]",
+        "model.backbone.multi_grid: has no meaning for mobilenet_v3_large; expected null",
     ),
     # The data.
     ("data.crop_size=[1024,2049]", f"data.crop_size: height 1024 {SIZE}; nearest: 1009 or 1025"),
@@ -164,11 +210,21 @@ def test_refused(overrides, message):
 
 ACCEPTED = [
     "model.decoder.skip_strides=[4],model.semantic.projection_channels=[48],model.instance.projection_channels=[48]",
+    f"{HRNET},model.decoder.skip_strides=[16,8,4],model.semantic.projection_channels=[96,64,32],"
+    "model.instance.projection_channels=[48,32,16]",
+    HRNET,
+    f"{HRNET},model.backbone.output_stride=8",
+    "model.backbone={name: hrnet_wider_plus_atrous, output_stride: 16}",
+    PLAIN_HRNET,
+    f"{PLAIN_HRNET},model.dual_aspp=false,model.dual_decoder=false,model.semantic.decoder_channels=720",
     "model.dual_aspp=false,model.dual_decoder=false",
     # With one ASPP and one decoder the instance branch has no ASPP whose width could differ.
     "model.dual_aspp=false,model.dual_decoder=false,model.instance.aspp_channels=64",
     "model.dual_aspp=false",
     "model.backbone={name: resnet50, multi_grid: [1,2,4]}",
+    "model.backbone={name: xception71, multi_grid: [1,1,1]}",
+    "model.backbone={name: xception65, multi_grid: null}",
+    "model.backbone={name: mobilenet_v3_large, multi_grid: [1,1,1]}",
     "model.backbone.output_stride=8,data.crop_size=[9,17]",
     "model.backbone.output_stride=32,data.crop_size=[33,65]",
     "model.aspp={dropout: 0.99, atrous_rates: [1], pooling_kernel: [1, 1]}",

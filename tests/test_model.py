@@ -19,6 +19,7 @@ from deeplab2_lite.config import (
     ModelConfig,
     TrainConfig,
 )
+from deeplab2_lite.config_validation import validate
 from deeplab2_lite.errors import UserError
 from deeplab2_lite.layers.settings import LayerSettings
 from deeplab2_lite.model import build_model, predict_heads
@@ -134,6 +135,7 @@ V3_PLUS_MODEL = {
 def test_tables_1_and_10_above_the_xception_71_backbone(row, model, expected_parameters, expected_macs):
     output, fine, coarse = (keras.Input(s) for s in ((65, 129, 2048), (257, 513, 256), (129, 257, 728)))
     config = ExperimentConfig(model=ModelConfig(**model))
+    validate(config)
     heads = predict_heads(BackboneFeatures(output, {4: fine, 8: coarse}), config, LayerSettings(), 19)
     network = keras.Model([output, fine, coarse], heads)
     assert 40_289_736 + parameters(network) == expected_parameters, row

@@ -12,9 +12,11 @@ class BackboneFeatures(NamedTuple):
     """What the rest of the network sees of a backbone.
 
     Attributes:
-        output: Last features, [batch, ceil(height / output_stride), ceil(width / output_stride), channels].
-        skips: Features for the decoder by their stride, 4 and 8. At output stride 8 the skip of
-            that stride is another tensor than `output`.
+        output: Last features, [batch, ceil(height / output_stride), ceil(width / output_stride), channels];
+            at stride 4 where there are no skips.
+        skips: Features for the decoder by the stride that they have in the network of output stride 32:
+            4, 8 and, of some backbones, 16. At a lower output stride they are no coarser than `output`,
+            and another tensor. None of them: heads stand on `output` itself.
     """
 
     output: tf.Tensor

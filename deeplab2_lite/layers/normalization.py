@@ -14,6 +14,8 @@ from deeplab2_lite.layers.settings import PACKAGE
 SYMMETRIC = ((127.5, 127.5, 127.5), (127.5, 127.5, 127.5))
 # Mean and deviation of ImageNet's RGB values, which torchvision's ResNet weights were trained with.
 IMAGENET = ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375))
+# The means alone, as Caffe's models and keras.applications's ResNets subtract them.
+CAFFE = ((123.68, 116.779, 103.939), (1.0, 1.0, 1.0))
 
 
 @keras.saving.register_keras_serializable(package=PACKAGE)

@@ -97,6 +97,28 @@ def test_deeplab_v3_plus_decoder():
     assert count(decoder_model(branch, config)) == expected
 
 
+@pytest.mark.parametrize(
+    ("decoder_channels", "projections"), [(256, (96, 64, 32)), (128, (48, 32, 16))], ids=["semantic", "instance"]
+)
+def test_decoder_of_hrnet_plus_has_a_stage_more(decoder_channels, projections):
+    channels = {16: 512, 8: 256, 4: 128}
+    skips = {stride: keras.Input((64 // stride + 1, 64 // stride + 1, c)) for stride, c in channels.items()}
+    context = keras.Input((3, 3, 256))
+    branch = BranchConfig(decoder_channels=decoder_channels, projection_channels=projections)
+    outputs = decoder(context, skips, SETTINGS, "decoder", branch, DecoderConfig(skip_strides=(16, 8, 4)))
+    model = keras.Model([context, *skips.values()], outputs)
+    assert model.output_shape == (None, 17, 17, decoder_channels)
+    expected, width = 0, 256
+    for skip, projection in zip(channels.values(), projections, strict=True):
+        merged = width + projection
+        expected += skip * projection + 2 * projection + merged * 25 + merged * decoder_channels + 2 * decoder_channels
+        width = decoder_channels
+    assert count(model) == expected
+    names = [layer.name for layer in model.layers]
+    order = [names.index(f"decoder/os{stride}/concat") for stride in (16, 8, 4)]
+    assert order == sorted(order)
+
+
 def test_decoder_merges_coarse_before_fine():
     names = [layer.name for layer in decoder_model(SEMANTIC, DecoderConfig()).layers]
     assert names.index("decoder/os8/fuse1/pointwise/conv") < names.index("decoder/os4/concat")
