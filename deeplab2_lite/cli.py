@@ -15,6 +15,15 @@ from deeplab2_lite.command import run_command
 _COMMANDS = {
     "train": ("deeplab2_lite.trainer.train", "train, evaluate and export (--mode)"),
     "predict": ("deeplab2_lite.evaluation.predict", "segment an image or a folder of images"),
+    "import-weights": ("deeplab2_lite.pretrained_command", "read weights of other code bases to train on from"),
+    "complexity": (
+        "deeplab2_lite.complexity_command",
+        "count parameters, multiply-adds and activation memory of a network, or of the paper's tables",
+    ),
+    "benchmark": (
+        "deeplab2_lite.benchmark_command",
+        "time inference by stage, from image to panoptic map, beside what was published",
+    ),
     "convert": ("", "turn labelled images into TFRecords"),
 }
 _CONVERTERS = {

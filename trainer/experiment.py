@@ -23,6 +23,7 @@ from deeplab2_lite.errors import UserError
 from deeplab2_lite.export import export_merge, export_saved_model
 from deeplab2_lite.loading import CHECKPOINTS, CONFIG_FILE
 from deeplab2_lite.model import build_model
+from deeplab2_lite.pretrained.weight_files import read_starting_weights, start_from
 from deeplab2_lite.trainer.distribution import build_strategy, check_batch_size, is_tpu
 from deeplab2_lite.trainer.evaluator import PanopticEvaluator
 from deeplab2_lite.trainer.loop import PanopticTrainer, steps_until
@@ -59,6 +60,9 @@ class Experiment:
         self.store = CheckpointStore(model_dir / CHECKPOINTS, config.train.max_to_keep)
         with self.strategy.scope():
             self.network = build_model(config, self.info.num_classes)
+            if training and config.train.init_checkpoint is not None and self.store.latest_step() is None:
+                # Before the optimizer is there: some of them keep copies of the weights.
+                self._start_from(config.train.init_checkpoint)
             self.global_step = orbit.utils.create_global_step()
             self.optimizer = None
             if training:
@@ -95,6 +99,11 @@ class Experiment:
             assign(state, checkpoint.optimizer, f"optimizer of {folder} (train.optimizer.name)")
         self.global_step.assign(checkpoint.step)
         return checkpoint.step
+
+    def _start_from(self, path: str) -> None:
+        start = read_starting_weights(path)
+        report = start_from(self.network, self.config, start, self.config.train.init_fresh_logits)
+        _say(f"starting from {path}\n{report.table()}")
 
     def save(self) -> None:
         """Writes a checkpoint of the current step, in the background."""
