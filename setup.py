@@ -6,6 +6,8 @@ PACKAGES = {
     "deeplab2_lite": "deeplab2_lite",
     "deeplab2_lite.backbones": "deeplab2_lite/backbones",
     "deeplab2_lite.layers": "deeplab2_lite/layers",
+    "deeplab2_lite.benchmark": "deeplab2_lite/benchmark",
+    "deeplab2_lite.complexity": "deeplab2_lite/complexity",
     "deeplab2_lite.pretrained": "deeplab2_lite/pretrained",
     "deeplab2_lite.postprocessing": "deeplab2_lite/postprocessing",
     "deeplab2_lite.data": "data",

@@ -35,7 +35,7 @@ def measure_backbone(name: str, height: int, width: int, runs: int) -> dict[str,
     from measure import compare, peak_megabytes
 
     from deeplab2_lite.backbones import BACKBONES
-    from deeplab2_lite.complexity import count_parameters
+    from deeplab2_lite.complexity.counting import count_parameters
     from deeplab2_lite.config import BackboneConfig, ExperimentConfig
     from deeplab2_lite.layers.settings import LayerSettings
 

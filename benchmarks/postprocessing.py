@@ -31,7 +31,7 @@ def measure_case(start: str, height: int, width: int, batch: int, centers: int, 
     import numpy as np
     import tensorflow as tf
     from measure import compare, median_milliseconds, peak_megabytes
-    from scenes import SETTINGS, THING_IDS, draw_scene
+    from scenes import INFO, SETTINGS, draw_scene
 
     from deeplab2_lite.postprocessing import panoptic_segmentation
 
@@ -64,7 +64,7 @@ def measure_case(start: str, height: int, width: int, batch: int, centers: int, 
         "width": width,
         "batch": batch,
         "centers": centers,
-        "things_percent": round(100 * float(np.isin(result.semantic, THING_IDS).mean())),
+        "things_percent": round(100 * float(np.isin(result.semantic, INFO.thing_ids).mean())),
         "ms": round(median_milliseconds(lambda: graph(*heads), 3 * runs), 1),
         "brute_force_ms": round(times.second),
         "ratio": round(times.ratio, 1),

@@ -16,9 +16,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deeplab2_lite import cli
-from deeplab2_lite.complexity import complexity, count_parameters, model_complexity
-from deeplab2_lite.complexity_command import parse_size
-from deeplab2_lite.complexity_rules import convolution_multiply_adds, postprocessing_flops, profiler_flops
+from deeplab2_lite.complexity.command import parse_size
+from deeplab2_lite.complexity.counting import complexity, count_parameters, model_complexity
+from deeplab2_lite.complexity.rules import convolution_multiply_adds, postprocessing_flops, profiler_flops
 from deeplab2_lite.config import BackboneConfig, BranchConfig, ExperimentConfig, ModelConfig, TrainConfig
 from deeplab2_lite.dataset_info import load_dataset_info
 from deeplab2_lite.errors import UserError

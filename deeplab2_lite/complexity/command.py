@@ -16,7 +16,7 @@ from deeplab2_lite.errors import UserError
 from deeplab2_lite.files import write_text_atomically
 
 if TYPE_CHECKING:
-    from deeplab2_lite.complexity import Complexity, LayerComplexity, PartComplexity
+    from deeplab2_lite.complexity.counting import Complexity, LayerComplexity, PartComplexity
 
 _COUNTS = {
     "conv": "multiply-adds of convolutions alone",
@@ -67,7 +67,7 @@ def run(arguments: argparse.Namespace) -> None:
         for flag in ("experiment", "config_file", "params_override", "input_size", "count", "by"):
             if getattr(arguments, flag):
                 raise UserError(f"--{flag}: contradicts --tables, which has rows and sizes of its own")
-        from deeplab2_lite.complexity_comparison import print_tables
+        from deeplab2_lite.complexity.comparison import print_tables
 
         rows = print_tables()
     else:
@@ -134,7 +134,7 @@ def _print_experiment(arguments: argparse.Namespace) -> list[Sequence[object]]:
     num_classes = resolve_dataset_info(config).num_classes
     count, by = arguments.count or "conv", arguments.by or "part"
     # TensorFlow takes seconds to import; what is wrong above is said before.
-    from deeplab2_lite.complexity import complexity
+    from deeplab2_lite.complexity.counting import complexity
 
     found = complexity(config, input_size, count, num_classes)
     height, width = found.input_size

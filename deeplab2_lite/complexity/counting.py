@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple
 import tensorflow as tf
 import tf_keras as keras
 
-from deeplab2_lite.complexity_rules import convolution_multiply_adds, postprocessing_flops, profiler_flops
+from deeplab2_lite.complexity.rules import convolution_multiply_adds, postprocessing_flops, profiler_flops
 from deeplab2_lite.config import ExperimentConfig, Size
 from deeplab2_lite.errors import UserError
 from deeplab2_lite.model import CENTER_HEATMAP, SEMANTIC_LOGITS, build_model

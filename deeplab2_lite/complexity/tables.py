@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
-from deeplab2_lite import complexity_networks as networks
+from deeplab2_lite.complexity import networks as networks
 from deeplab2_lite.config import ModelConfig, Size
 
 CITYSCAPES, MAPILLARY_VISTAS, COCO = "cityscapes", "mapillary_vistas", "coco"

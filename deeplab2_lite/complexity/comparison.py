@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from deeplab2_lite.complexity import model_complexity
-from deeplab2_lite.complexity_tables import CITYSCAPES, COCO, MAPILLARY_VISTAS, TABLES, PaperRow
+from deeplab2_lite.complexity.counting import model_complexity
+from deeplab2_lite.complexity.tables import CITYSCAPES, COCO, MAPILLARY_VISTAS, TABLES, PaperRow
 from deeplab2_lite.config import ExperimentConfig, Size
 from deeplab2_lite.model import build_model
 

@@ -9,10 +9,10 @@ from collections.abc import Sequence
 
 import pytest
 
-from deeplab2_lite import complexity_networks as networks
 from deeplab2_lite.cli import main
-from deeplab2_lite.complexity_comparison import Measured, measure, print_tables
-from deeplab2_lite.complexity_tables import (
+from deeplab2_lite.complexity import networks
+from deeplab2_lite.complexity.comparison import Measured, measure, print_tables
+from deeplab2_lite.complexity.tables import (
     CITYSCAPES,
     COCO,
     MAPILLARY_VISTAS,
