@@ -12,8 +12,8 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-from deeplab2_lite.config import AugmentationConfig, DataConfig, PhotometricConfig
-from deeplab2_lite.data.resampling import crop_resized, pad_bottom_right
+from deeplab2_lite.config import AugmentationConfig, ClassificationConfig, DataConfig, PhotometricConfig, Size
+from deeplab2_lite.data.resampling import crop_resized, pad_bottom_right, resize_window
 from deeplab2_lite.preprocessing import IMAGE_PADDING, longest_side_size
 
 # The same generator on every device: the default one depends on it.
@@ -45,6 +45,7 @@ class _Draw(enum.IntEnum):
     CONTRAST = 7
     SATURATION = 8
     HUE = 9
+    CROP_WINDOW = 10
 
 
 def augment(image: tf.Tensor, panoptic: tf.Tensor, seed: tf.Tensor, config: DataConfig, void_id: int) -> Augmented:
@@ -64,7 +65,9 @@ def augment(image: tf.Tensor, panoptic: tf.Tensor, seed: tf.Tensor, config: Data
     Returns:
         The crop, of static shape.
     """
-    image, panoptic = _mirror_and_turn(image, panoptic, seed, config.augmentation)
+    # Before the crop, so that the padding is always at the bottom and right, as in inference.
+    image, label = _mirror_and_turn((image, panoptic[:, :, tf.newaxis]), seed, config.augmentation)
+    panoptic = label[:, :, 0]
     size = longest_side_size(tf.shape(image)[:2], config.longest_side)
     size = _scaled_size(size, _draw_scale(seed, config.augmentation))
     crop = tf.constant(config.crop_size, tf.int32)
@@ -77,22 +80,69 @@ def augment(image: tf.Tensor, panoptic: tf.Tensor, seed: tf.Tensor, config: Data
     )
 
 
-def _mirror_and_turn(
-    image: tf.Tensor, panoptic: tf.Tensor, seed: tf.Tensor, config: AugmentationConfig
-) -> tuple[tf.Tensor, tf.Tensor]:
-    # Before the crop, so that the padding is always at the bottom and right, as in inference.
-    label = panoptic[:, :, tf.newaxis]
+def augment_for_classification(
+    image: tf.Tensor, seed: tf.Tensor, config: DataConfig, classification: ClassificationConfig
+) -> tf.Tensor:
+    """Makes a training crop of an image that is to be classified.
+
+    A window of random area and shape (Szegedy et al., "Going Deeper with Convolutions", section 6) is resized
+    to the crop, mirrored, turned and jittered. Where none fits into the image, the window is the image.
+
+    Args:
+        image: RGB, uint8 [height, width, 3].
+        seed: A pair of integers, such as (seed of the run, position in it); int64 [2].
+        config: Crop size, flips, rotation and jitter.
+        classification: Area and shape of the window.
+
+    Returns:
+        RGB in 0..255, float32 [crop_height, crop_width, 3].
+    """
+    ratio = classification.max_aspect_ratio
+    begin, size, _ = tf.image.stateless_sample_distorted_bounding_box(
+        tf.shape(image),
+        tf.zeros([1, 0, 4]),
+        _fold(seed, _Draw.CROP_WINDOW),
+        min_object_covered=0.0,
+        aspect_ratio_range=(1 / ratio, ratio),
+        area_range=(classification.min_area, 1.0),
+        use_image_if_no_bounding_boxes=True,
+    )
+    crop = resize_window(image, begin[:2], size[:2], config.crop_size)
+    (crop,) = _mirror_and_turn((crop,), seed, config.augmentation)
+    return tf.ensure_shape(_jitter(crop, seed, config.augmentation.photometric), [*config.crop_size, 3])
+
+
+def central_crop(image: tf.Tensor, crop_size: Size, fraction: float) -> tf.Tensor:
+    """Makes the crop of an image that evaluation classifies.
+
+    Args:
+        image: RGB, uint8 [height, width, 3].
+        crop_size: Height and width of the crop.
+        fraction: Share of the sides of the largest window of the crop's shape.
+
+    Returns:
+        The window in the middle of the image, resized: float32 [*crop_size, 3] in 0..255.
+    """
+    source = tf.cast(tf.shape(image)[:2], tf.float64)
+    crop = tf.constant(crop_size, tf.float64)
+    window = tf.cast(tf.round(crop * tf.reduce_min(source / crop) * fraction), tf.int32)
+    window = tf.clip_by_value(window, 1, tf.shape(image)[:2])
+    return resize_window(image, (tf.shape(image)[:2] - window) // 2, window, crop_size)
+
+
+def _mirror_and_turn(maps: tuple[tf.Tensor, ...], seed: tf.Tensor, config: AugmentationConfig) -> tuple[tf.Tensor, ...]:
+    """Mirrors and turns maps [height, width, channels] alike."""
     for wanted, draw, axis in (
         (config.flip_left_right, _Draw.FLIP_LEFT_RIGHT, 1),
         (config.flip_up_down, _Draw.FLIP_UP_DOWN, 0),
     ):
         if wanted:
             axes = tf.where(tf.range(3) == axis, tf.equal(_integer(seed, draw, 2), 1), False)
-            image, label = (tf.raw_ops.Reverse(tensor=t, dims=axes) for t in (image, label))
+            maps = tuple(tf.raw_ops.Reverse(tensor=t, dims=axes) for t in maps)
     if config.rotate_90:
         turns = _integer(seed, _Draw.ROTATION, 4)
-        image, label = tf.image.rot90(image, turns), tf.image.rot90(label, turns)
-    return image, label[:, :, 0]
+        maps = tuple(tf.image.rot90(t, turns) for t in maps)
+    return maps
 
 
 def _draw_scale(seed: tf.Tensor, config: AugmentationConfig) -> tf.Tensor:

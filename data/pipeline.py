@@ -90,7 +90,7 @@ def training_dataset(
 
     counts = tf.data.Dataset.range(start_step * share.local_batch, np.iinfo(np.int64).max)
     examples = counts.map(example, tf.data.AUTOTUNE, deterministic=True)
-    return _finish(examples.batch(share.replica_batch, drop_remainder=True))
+    return as_input(examples.batch(share.replica_batch, drop_remainder=True))
 
 
 def evaluation_dataset(
@@ -135,14 +135,14 @@ def evaluation_dataset(
             tf.data.AUTOTUNE,
             deterministic=True,
         )
-        return _finish(images.concatenate(filling).batch(share.replica_batch, drop_remainder=True))
+        return as_input(images.concatenate(filling).batch(share.replica_batch, drop_remainder=True))
     if share.replica_batch == 1:
         images = records.map(lambda record: _image(record, read(record), info), tf.data.AUTOTUNE, deterministic=True)
         batches = images.batch(1)
     else:
         serialized = records.map(lambda record: (record, read(record)), tf.data.AUTOTUNE, deterministic=True)
         batches = _batches_of_equal_size(serialized, share, info)
-    return _finish(_complete_rounds(batches, share.local_replicas, info))
+    return as_input(_complete_rounds(batches, share.local_replicas, info))
 
 
 def _image(record: tf.Tensor, serialized: tf.Tensor, info: DatasetInfo) -> EvaluationBatch:
@@ -216,7 +216,8 @@ def _complete_rounds(batches: tf.data.Dataset, replicas: int, info: DatasetInfo)
     return rounds.flat_map(lambda batch: tf.data.Dataset.zip(tuple(batch)).map(EvaluationBatch))
 
 
-def _finish(batches: tf.data.Dataset) -> tf.data.Dataset:
+def as_input(batches: tf.data.Dataset) -> tf.data.Dataset:
+    """Makes batches ready for `distribute_datasets_from_function`: in order, not sharded again, prefetched."""
     options = tf.data.Options()
     options.deterministic = True
     # Each pipeline takes its share of the records by itself.

@@ -22,6 +22,8 @@ WIDTH_KEY = "image/width"
 CHANNELS_KEY = "image/channels"
 LABEL_KEY = "image/segmentation/class/encoded"
 LABEL_FORMAT_KEY = "image/segmentation/class/format"
+CLASS_LABEL_KEY = "image/class/label"
+CLASS_NAME_KEY = "image/class/text"
 
 PANOPTIC_PNG = "panoptic_png"
 

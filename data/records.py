@@ -24,12 +24,14 @@ from deeplab2_lite.dataset_info import DatasetInfo
 __all__ = [
     "ParsedRecord",
     "RecordOffsets",
+    "decode_image",
     "decode_panoptic",
     "decode_panoptic_tensor",
     "encode_panoptic",
     "list_shards",
     "make_record",
     "parse_record",
+    "require",
     "scan_offsets",
 ]
 
@@ -79,7 +81,7 @@ def parse_record(serialized: tf.Tensor, info: DatasetInfo) -> ParsedRecord:
     """
     features = tf.io.parse_single_example(serialized, _FEATURES)
     filename = features[FILENAME_KEY]
-    image = _decode_image(features[IMAGE_KEY], filename)
+    image = decode_image(features[IMAGE_KEY], filename)
     panoptic = _decode_label(features, info)
     checks = [_same_size(image, panoptic, filename), _known_classes(panoptic, info, filename)]
     with tf.control_dependencies(checks):
@@ -100,10 +102,22 @@ def decode_panoptic_tensor(encoded: tf.Tensor) -> tf.Tensor:
     return channels[:, :, 0] + channels[:, :, 1] * 2**8 + channels[:, :, 2] * 2**16
 
 
-def _decode_image(encoded: tf.Tensor, filename: tf.Tensor) -> tf.Tensor:
+def decode_image(encoded: tf.Tensor, filename: tf.Tensor) -> tf.Tensor:
+    """Decodes a PNG or JPEG in graph operations.
+
+    Args:
+        encoded: The image, scalar string.
+        filename: Its name, for messages.
+
+    Returns:
+        RGB, uint8 [height, width, 3].
+
+    Raises:
+        tf.errors.InvalidArgumentError: It is neither.
+    """
     is_jpeg = tf.io.is_jpeg(encoded)
     is_png = tf.equal(tf.strings.substr(encoded, 0, 8), b"\x89PNG\r\n\x1a\n")
-    check = _check(is_jpeg | is_png, [filename, f": {IMAGE_KEY}: expected a PNG or JPEG image"])
+    check = require(is_jpeg | is_png, [filename, f": {IMAGE_KEY}: expected a PNG or JPEG image"])
     with tf.control_dependencies([check]):
         image = tf.cond(
             is_jpeg,
@@ -121,7 +135,7 @@ def _decode_label(features: dict[str, tf.Tensor], info: DatasetInfo) -> tf.Tenso
         size = tf.stack([features[HEIGHT_KEY], features[WIDTH_KEY]])
         as_expected = tf.equal(tf.strings.length(encoded), tf.cast(4 * tf.reduce_prod(size), tf.int32))
         message = [filename, f": {LABEL_KEY}: expected 4 bytes for each of ", _size_text(size), " pixels"]
-        with tf.control_dependencies([_check(as_expected, message)]):
+        with tf.control_dependencies([require(as_expected, message)]):
             return tf.reshape(tf.io.decode_raw(encoded, tf.int32), size)
 
     def from_semantic() -> tf.Tensor:
@@ -129,11 +143,11 @@ def _decode_label(features: dict[str, tf.Tensor], info: DatasetInfo) -> tf.Tenso
         return semantic * info.label_divisor
 
     is_panoptic, is_raw, is_semantic = (tf.equal(label_format, name) for name in _LABEL_FORMATS)
-    known = _check(
+    known = require(
         is_panoptic | is_raw | is_semantic,
         [filename, f": {LABEL_FORMAT_KEY}: expected one of {', '.join(_LABEL_FORMATS)}, got '", label_format, "'"],
     )
-    present = _check(tf.not_equal(encoded, ""), [filename, f": {LABEL_KEY}: the record holds no label"])
+    present = require(tf.not_equal(encoded, ""), [filename, f": {LABEL_KEY}: the record holds no label"])
     with tf.control_dependencies([known, present]):
         panoptic = tf.cond(
             is_panoptic,
@@ -145,7 +159,7 @@ def _decode_label(features: dict[str, tf.Tensor], info: DatasetInfo) -> tf.Tenso
 
 def _same_size(image: tf.Tensor, panoptic: tf.Tensor, filename: tf.Tensor) -> tf.Operation | None:
     image_size, label_size = tf.shape(image)[:2], tf.shape(panoptic)
-    return _check(
+    return require(
         tf.reduce_all(tf.equal(image_size, label_size)),
         [filename, ": the label has ", _size_text(label_size), " pixels, its image ", _size_text(image_size)],
     )
@@ -155,7 +169,7 @@ def _known_classes(panoptic: tf.Tensor, info: DatasetInfo, filename: tf.Tensor) 
     semantic = panoptic // info.label_divisor
     unknown = ((semantic < 0) | (semantic >= info.num_classes)) & tf.not_equal(semantic, info.ignore_label)
     offender = tf.reduce_max(tf.where(unknown, panoptic, tf.int32.min))
-    return _check(
+    return require(
         ~tf.reduce_any(unknown),
         [
             filename,
@@ -171,5 +185,14 @@ def _size_text(size: tf.Tensor) -> tf.Tensor:
     return tf.strings.reduce_join(tf.strings.as_string(size), separator="x")
 
 
-def _check(condition: tf.Tensor, message: list[tf.Tensor | str]) -> tf.Operation | None:
+def require(condition: tf.Tensor, message: list[tf.Tensor | str]) -> tf.Operation | None:
+    """Refuses a record in a way that `record_index.reading_error` turns into one line.
+
+    Args:
+        condition: What must hold, bool scalar.
+        message: Parts of the line, the record's file name first.
+
+    Returns:
+        What has to run before the record is used; None where it has run already.
+    """
     return tf.debugging.Assert(condition, [tf.strings.join(message)])

@@ -38,6 +38,22 @@ def crop_resized(
     return window, tf.gather(tf.gather(panoptic, rows, axis=0), columns, axis=1)
 
 
+def resize_window(image: tf.Tensor, origin: tf.Tensor, size: tf.Tensor, target: tuple[int, int]) -> tf.Tensor:
+    """Cuts a window out of an image and resizes it bilinearly, with antialiasing.
+
+    Args:
+        image: [height, width, 3], uint8 or floating point.
+        origin: First row and column of the window, int32 [2].
+        size: Its height and width, int32 [2].
+        target: Height and width to resize to.
+
+    Returns:
+        float32 [*target, 3].
+    """
+    window = tf.slice(image, tf.concat([origin, [0]], 0), tf.concat([size, [3]], 0))
+    return tf.image.resize(window, target, antialias=True)
+
+
 def pad_bottom_right(tensor: tf.Tensor, size: tuple[int, int], value: float) -> tf.Tensor:
     """Fills a map up to a static size.
 

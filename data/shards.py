@@ -16,7 +16,7 @@ from deeplab2_lite.errors import UserError, nearest_name
 # A record is its length (uint64), a CRC of the length (4 bytes), the data, and a CRC of the data (4 bytes).
 _HEADER_BYTES = 12
 _FOOTER_BYTES = 4
-_SHARD_NAME = re.compile(r"(?P<split>.+)-(?P<index>\d{5,})-of-(?P<count>\d{5,})\.tfrecord")
+_SHARD_NAME = re.compile(r"(?P<split>.+)-(?P<index>\d{5,})-of-(?P<count>\d{5,})(?P<suffix>|\.tfrecord)")
 
 
 class RecordOffsets(NamedTuple):
@@ -31,9 +31,9 @@ class RecordOffsets(NamedTuple):
     byte_offset: np.ndarray
 
 
-def shard_name(split: str, index: int, count: int) -> str:
+def shard_name(split: str, index: int, count: int, suffix: str = ".tfrecord") -> str:
     """Returns the file name of a shard, such as `train-00003-of-00008.tfrecord`."""
-    return f"{split}-{index:05d}-of-{count:05d}.tfrecord"
+    return f"{split}-{index:05d}-of-{count:05d}{suffix}"
 
 
 def list_shards(folder: str | Path, split: str) -> list[Path]:
@@ -44,7 +44,7 @@ def list_shards(folder: str | Path, split: str) -> list[Path]:
         split: Name of the split, such as "train".
 
     Returns:
-        All paths `{split}-%05d-of-%05d.tfrecord`.
+        All paths `{split}-%05d-of-%05d.tfrecord`, or without suffix, as TF-slim names its own.
 
     Raises:
         UserError: The folder or the split is not there, a shard is missing, or two conversions are mixed.
@@ -52,23 +52,23 @@ def list_shards(folder: str | Path, split: str) -> list[Path]:
     folder = Path(folder)
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; expected TFRecord shards, as 'deeplab2-lite convert' writes them")
-    found: dict[str, set[tuple[int, int]]] = {}
+    found: dict[str, set[tuple[int, str]]] = {}
     for path in folder.iterdir():
         match = _SHARD_NAME.fullmatch(path.name)
         if match:
-            found.setdefault(match["split"], set()).add((int(match["count"]), int(match["index"])))
+            found.setdefault(match["split"], set()).add((int(match["count"]), match["suffix"]))
     if split not in found:
         hint = nearest_name(split, found) if found else "; the folder holds no shards at all"
         raise UserError(f"{folder}: no shards of split '{split}', such as {shard_name(split, 0, 1)}{hint}")
-    counts = sorted({count for count, _ in found[split]})
-    if len(counts) > 1:
-        names = " and ".join(f"{split}-*-of-{count:05d}.tfrecord" for count in counts)
+    if len(found[split]) > 1:
+        names = " and ".join(f"{split}-*-of-{count:05d}{suffix}" for count, suffix in sorted(found[split]))
         raise UserError(f"{folder}: shards of two conversions are mixed: {names}")
-    paths = [folder / shard_name(split, i, counts[0]) for i in range(counts[0])]
+    count, suffix = next(iter(found[split]))
+    paths = [folder / shard_name(split, i, count, suffix) for i in range(count)]
     missing = [path.name for path in paths if not path.is_file()]
     if missing:
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
-        raise UserError(f"{folder}: {missing[0]}{more} missing; expected all {counts[0]} shards of '{split}'")
+        raise UserError(f"{folder}: {missing[0]}{more} missing; expected all {count} shards of '{split}'")
     return paths
 
 

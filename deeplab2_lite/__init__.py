@@ -19,7 +19,18 @@ if (_ROOT / "setup.py").is_file() and (_ROOT / "trainer").is_dir():
     # In a checkout data/, evaluation/, trainer/ and configs/ lie beside this folder, not in it.
     __path__.append(str(_ROOT))
 
-_SUBMODULES = ("backbones", "data", "evaluation", "layers", "losses", "postprocessing", "trainer")
+_SUBMODULES = (
+    "backbones",
+    "benchmark",
+    "complexity",
+    "data",
+    "evaluation",
+    "layers",
+    "losses",
+    "postprocessing",
+    "pretrained",
+    "trainer",
+)
 _NAMES = {
     "DatasetInfo": "dataset_info",
     "ExperimentConfig": "config",

@@ -17,17 +17,18 @@ _COMMANDS = {
     "predict": ("deeplab2_lite.evaluation.predict", "segment an image or a folder of images"),
     "import-weights": ("deeplab2_lite.pretrained_command", "read weights of other code bases to train on from"),
     "complexity": (
-        "deeplab2_lite.complexity_command",
+        "deeplab2_lite.complexity.command",
         "count parameters, multiply-adds and activation memory of a network, or of the paper's tables",
     ),
     "benchmark": (
-        "deeplab2_lite.benchmark_command",
+        "deeplab2_lite.benchmark.command",
         "time inference by stage, from image to panoptic map, beside what was published",
     ),
     "convert": ("", "turn labelled images into TFRecords"),
 }
 _CONVERTERS = {
     "coco_panoptic": ("deeplab2_lite.data.build_coco_panoptic", "images with COCO-panoptic PNGs and JSON"),
+    "image_folders": ("deeplab2_lite.data.build_image_folders", "a folder of images for each class, to pre-train on"),
     "instance_masks": ("deeplab2_lite.data.build_instance_masks", "images with masks of instance ids"),
 }
 

@@ -20,7 +20,8 @@ def validate(config: ExperimentConfig) -> None:
     Raises:
         UserError: One line that names the key by its full path and says what was expected.
     """
-    for check in (_check_ranges, _check_tasks, _check_model, _check_data, _check_train, _check_runtime, _check_published):
+    checks = (_check_ranges, _check_tasks, _check_model, _check_data, _check_train, _check_runtime, _check_published)
+    for check in checks:
         check(config)
 
 

@@ -94,12 +94,14 @@ def load_inference(path: str | Path) -> LoadedInference:
         Function and label space.
 
     Raises:
-        UserError: The path is neither.
+        UserError: The path is neither, or its network gives no panoptic map.
     """
     path = Path(path)
     if is_saved_model(path):
         return _load_saved_model(path)
     trained = load_model_dir(path)
+    if trained.config.model.tasks != "panoptic":
+        raise UserError(f"{path}: model.tasks '{trained.config.model.tasks}' gives no panoptic map; expected panoptic")
     settings = InferenceSettings.from_config(trained.config, trained.info)
     return LoadedInference(inference_function(trained.network, settings), trained.info)
 

@@ -93,6 +93,24 @@ def center_offset_loss(predictions: tf.Tensor, targets: tf.Tensor, weights: tf.T
     return LossTerm(tf.reduce_sum(losses * weights), tf.reduce_sum(weights))
 
 
+def classification_cross_entropy(logits: tf.Tensor, labels: tf.Tensor, smoothing: float = 0.0) -> LossTerm:
+    """Cross entropy of whole images' classes, for pre-training.
+
+    Args:
+        logits: [batch, classes] float32.
+        labels: [batch] int32.
+        smoothing: Share of each label that is spread evenly over all classes (Szegedy et al., "Rethinking the
+            Inception Architecture", section 7).
+
+    Returns:
+        The sum over the images, and their number.
+    """
+    classes = tf.shape(logits)[1]
+    targets = tf.one_hot(labels, classes) * (1.0 - smoothing) + smoothing / tf.cast(classes, tf.float32)
+    losses = tf.nn.softmax_cross_entropy_with_logits(labels=targets, logits=logits)
+    return LossTerm(tf.reduce_sum(losses), tf.cast(tf.shape(logits)[0], tf.float32))
+
+
 def _sum_of_largest(values: tf.Tensor, counts: tf.Tensor) -> tf.Tensor:
     """Sums the `counts[b]` largest of the non-negative `values[b]`, without sorting.
 

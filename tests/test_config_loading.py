@@ -130,7 +130,7 @@ def test_options_without_a_dot_are_numbers_too():
         # YAML 1.1 reads "off" as false.
         (
             "model.tasks=off",
-            "model.tasks: False is no valid value; valid: ['panoptic', 'semantic', 'instance']",
+            "model.tasks: False is no valid value; valid: ['panoptic', 'semantic', 'instance', 'classification']",
         ),
         ("train=8", "train: expected a mapping of settings, got 8"),
         ("train=", "train: expected a mapping of settings, got None"),
@@ -171,7 +171,7 @@ def test_errors_in_a_file_name_the_file(tmp_path):
     path = write(tmp_path / "types.yaml", "evaluation: {pictures: many}")
     assert error_of([EXPERIMENTS[0], path]) == f"{path}: evaluation.pictures: expected an integer, got 'many'"
     path = write(tmp_path / "key.yaml", "3: 4")
-    assert error_of(path).startswith(f"{path}: 3: unknown key; valid: data, description,")
+    assert error_of(path).startswith(f"{path}: 3: unknown key; valid: classification, data, description,")
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,7 @@ from deeplab2_lite.export import export_merge, export_saved_model
 from deeplab2_lite.loading import CHECKPOINTS, CONFIG_FILE
 from deeplab2_lite.model import build_model
 from deeplab2_lite.pretrained.weight_files import read_starting_weights, start_from
+from deeplab2_lite.trainer.classification import ClassificationEvaluator, ClassificationTrainer
 from deeplab2_lite.trainer.distribution import build_strategy, check_batch_size, is_tpu
 from deeplab2_lite.trainer.evaluator import PanopticEvaluator
 from deeplab2_lite.trainer.loop import PanopticTrainer, steps_until
@@ -124,11 +125,12 @@ class Experiment:
         train, last_step = self.config.train, self.config.train.steps
         index = open_records(self.data_dir, self.config.data.train_split)
         # Who trains alone need not have an evaluation split; there are no pictures then.
-        has_split = any(self.data_dir.glob(f"{self.config.data.eval_split}-*.tfrecord"))
+        has_split = any(self.data_dir.glob(f"{self.config.data.eval_split}-*-of-*"))
         evaluator = self._evaluator() if evaluate or has_split else None
         if self.step:
             _say(f"going on from the checkpoint of step {self.step}")
-        trainer = PanopticTrainer(
+        trainer_class = ClassificationTrainer if _is_classifier(self.config) else PanopticTrainer
+        trainer = trainer_class(
             self.config, self.info, index, self.strategy, self.network, self.optimizer, self.global_step
         )
         progress = Progress(self.global_step, last_step, train.batch_size)
@@ -201,9 +203,10 @@ class Experiment:
         export_merge(self.config, self.info, folder / "merge")
         return export_saved_model(self.network, self.config, self.info, folder / "saved_model")
 
-    def _evaluator(self) -> PanopticEvaluator:
+    def _evaluator(self) -> PanopticEvaluator | ClassificationEvaluator:
         index = open_records(self.data_dir, self.config.data.eval_split)
-        return PanopticEvaluator(
+        evaluator_class = ClassificationEvaluator if _is_classifier(self.config) else PanopticEvaluator
+        return evaluator_class(
             self.config, self.info, index, self.strategy, self.network, self.global_step, self.model_dir
         )
 
@@ -225,6 +228,10 @@ class Experiment:
             raise UserError(f"{self.store.directory}: no checkpoint here; train first")
 
 
+def _is_classifier(config: ExperimentConfig) -> bool:
+    return config.model.tasks == "classification"
+
+
 def _prepare_data(config: ExperimentConfig, model_dir: Path) -> Path:
     """Returns the folder of records; generates it where the configuration says so."""
     if config.data.dir is not None:
@@ -238,7 +245,8 @@ def _prepare_data(config: ExperimentConfig, model_dir: Path) -> Path:
 
 
 def _with_static_evaluation(config: ExperimentConfig, strategy: tf.distribute.Strategy) -> ExperimentConfig:
-    if not is_tpu(strategy) or config.evaluation.fixed_size is not None:
+    # A classifier's crops are static anyway.
+    if not is_tpu(strategy) or config.evaluation.fixed_size is not None or _is_classifier(config):
         return config
     size = config.data.crop_size
     _say(f"TPU: evaluation pads every image to data.crop_size {size[0]}x{size[1]} (evaluation.fixed_size)")

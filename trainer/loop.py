@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import abc
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import orbit
 import tensorflow as tf
@@ -59,8 +60,8 @@ def loss_terms(heads: Heads, targets: Targets, config: ExperimentConfig) -> dict
     return terms
 
 
-class PanopticTrainer(orbit.StandardTrainer):
-    """Trains a network; orbit's Controller drives it.
+class Trainer(orbit.StandardTrainer):
+    """Trains a network on what a subclass says; orbit's Controller drives it.
 
     A step whose loss or gradient is not finite changes neither weights nor batch statistics nor the
     optimizer: training stops there, and the error names step and records.
@@ -95,16 +96,33 @@ class PanopticTrainer(orbit.StandardTrainer):
         self._global_step = global_step
         with strategy.scope():
             self._failed_step = tf.Variable(_NO_STEP, dtype=tf.int64, trainable=False)
-            self._means: dict[str, keras.metrics.Mean] = {}
-            names = [TOTAL, *([SEMANTIC] if config.model.tasks != "instance" else [])]
-            names += [CENTER, OFFSET] if config.model.tasks != "semantic" else []
-            for name in names:
-                self._means[name] = keras.metrics.Mean(name=name)
+            self._means = {name: keras.metrics.Mean(name=name) for name in (TOTAL, *self.loss_names(config))}
         start = int(global_step.numpy())
         dataset = strategy.distribute_datasets_from_function(
-            lambda context: training_dataset(config, info, index, start, context)
+            lambda context: self.input_dataset(config, info, index, start, context)
         )
         super().__init__(dataset)
+
+    @staticmethod
+    @abc.abstractmethod
+    def loss_names(config: ExperimentConfig) -> tuple[str, ...]:
+        """Returns the names of the terms that `batch_losses` gives."""
+
+    @staticmethod
+    @abc.abstractmethod
+    def input_dataset(
+        config: ExperimentConfig,
+        info: DatasetInfo,
+        index: RecordIndex,
+        start_step: int,
+        context: tf.distribute.InputContext,
+    ) -> tf.data.Dataset:
+        """Returns endless batches with an `image`; arguments as in `pipeline.training_dataset`."""
+
+    @staticmethod
+    @abc.abstractmethod
+    def batch_losses(outputs: dict[str, tf.Tensor], batch: Any, config: ExperimentConfig) -> dict[str, WeightedTerm]:
+        """Returns loss terms by name, of the network's outputs for a batch of `input_dataset`."""
 
     def train(self, num_steps: tf.Tensor) -> orbit.runner.Output:
         """Runs `num_steps` steps and returns their mean losses.
@@ -148,16 +166,14 @@ class PanopticTrainer(orbit.StandardTrainer):
         rate = rate(optimizer.iterations) if callable(rate) else rate
         return float(rate.numpy() if hasattr(rate, "numpy") else rate)
 
-    def _gradients(self, batch: TrainingBatch) -> tuple[list[tf.Tensor], tf.Tensor]:
+    def _gradients(self, batch: Any) -> tuple[list[tf.Tensor], tf.Tensor]:
         """Forward and backward on one replica; gradients are its part of a sum over replicas."""
         replica = tf.distribute.get_replica_context()
         statistics = self._network.non_trainable_variables
         before = [variable.read_value() for variable in statistics]
         with tf.GradientTape() as tape:
             outputs = self._network(batch.image, training=True)
-            heads = upsample_heads(outputs, *batch.image.shape[1:3])
-            terms = loss_terms(heads, batch.targets, self._config)
-            losses = _divide_over_replicas(terms, replica)
+            losses = _divide_over_replicas(self.batch_losses(outputs, batch, self._config), replica)
             total = tf.add_n(list(losses.values()))
         gradients = tape.gradient(total, self._network.trainable_variables)
         finite = tf.math.is_finite(total) & tf.math.is_finite(tf.linalg.global_norm(gradients))
@@ -192,6 +208,34 @@ class PanopticTrainer(orbit.StandardTrainer):
             f"step {step}: the loss or its gradient is not finite; weights are left as they were before it. "
             f"Records: {names}"
         )
+
+
+class PanopticTrainer(Trainer):
+    """Trains segmentation, of whatever heads the network has."""
+
+    @staticmethod
+    def loss_names(config: ExperimentConfig) -> tuple[str, ...]:
+        """Returns those of the tasks."""
+        semantic = (SEMANTIC,) if config.model.tasks != "instance" else ()
+        return (*semantic, *((CENTER, OFFSET) if config.model.tasks != "semantic" else ()))
+
+    @staticmethod
+    def input_dataset(
+        config: ExperimentConfig,
+        info: DatasetInfo,
+        index: RecordIndex,
+        start_step: int,
+        context: tf.distribute.InputContext,
+    ) -> tf.data.Dataset:
+        """Returns each a `TrainingBatch`."""
+        return training_dataset(config, info, index, start_step, context)
+
+    @staticmethod
+    def batch_losses(
+        outputs: dict[str, tf.Tensor], batch: TrainingBatch, config: ExperimentConfig
+    ) -> dict[str, WeightedTerm]:
+        """Returns the losses at the resolution of the crops."""
+        return loss_terms(upsample_heads(outputs, *batch.image.shape[1:3]), batch.targets, config)
 
 
 def _divide_over_replicas(

@@ -18,6 +18,7 @@ _BUILT_IN = {
     "adam": keras.optimizers.Adam,
     "adamw": keras.optimizers.AdamW,
     "lamb": lamb.LAMB,
+    "rmsprop": keras.optimizers.RMSprop,
     "sgd": keras.optimizers.SGD,
 }
 # What the field means by "SGD" (the paper's first row of Table 1 has momentum); options override it.

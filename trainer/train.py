@@ -65,7 +65,7 @@ def run(arguments: argparse.Namespace) -> None:
         experiment.evaluate_continuously()
     if mode == "export" or (mode == "train_and_eval" and config.model.tasks == "panoptic"):
         experiment.export()
-    _tell_what_next(mode, model_dir)
+    _tell_what_next(config, mode, model_dir)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -99,10 +99,14 @@ def _check_tasks(config: ExperimentConfig, mode: str) -> None:
         raise UserError(f"--mode=export: model.tasks '{tasks}' gives no panoptic map; expected model.tasks panoptic")
 
 
-def _tell_what_next(mode: str, model_dir: Path) -> None:
+def _tell_what_next(config: ExperimentConfig, mode: str, model_dir: Path) -> None:
     exported = model_dir / "export" / "saved_model"
     print("Try next:")
     print(f"  tensorboard --logdir {model_dir}")
+    if config.model.tasks == "classification":
+        print(f"  deeplab2-lite train --experiment=NAME --params_override=train.init_checkpoint={model_dir}")
+        print(model_dir)
+        return
     print(f"  deeplab2-lite predict --model {exported if exported.is_dir() else model_dir} --input IMAGES --output OUT")
     if mode in ("train_and_eval", "export"):
         print(f"  saved_model_cli show --dir {exported} --all")

@@ -190,6 +190,20 @@ def test_lamb():
     np.testing.assert_allclose(actual, lamb(START, GRADIENTS[:3], rates, decay=0.3), rtol=1e-5)
 
 
+def test_rmsprop_with_momentum():
+    options = {"rho": 0.8, "momentum": 0.9, "epsilon": 1e-3}
+    config = OptimizerConfig(name="rmsprop", learning_rate=0.1, options=options)
+    variables = start()
+    actual = after(build_optimizer(config, 10, variables), variables, 3)
+    weights, squares, momentum = flat(START.values()), 0.0, 0.0
+    for at, gradient in enumerate(flat_gradients(3)):
+        squares = 0.8 * squares + 0.2 * gradient**2
+        # Epsilon stands under the root.
+        momentum = 0.9 * momentum + poly(config, 10, at) * gradient / np.sqrt(squares + 1e-3)
+        weights = weights - momentum
+    np.testing.assert_allclose(actual, weights, rtol=1e-5)
+
+
 # ---- state
 
 
@@ -197,6 +211,7 @@ SLOTS = {
     "adam": ("m", "v"),
     "adamw": ("m", "v"),
     "lamb": ("m", "v"),
+    "rmsprop": ("v",),
     "sgd": ("m",),
 }
 
@@ -233,7 +248,7 @@ def test_all_state_is_there_at_once_and_makes_a_run_go_on(name):
     [
         ("adma", "; did you mean 'adam'?"),
         ("Adam", "; did you mean 'adam'?"),
-        ("zzz", "; valid: adam, adamw, lamb, sgd"),
+        ("zzz", "; valid: adam, adamw, lamb, rmsprop, sgd"),
     ],
 )
 def test_unknown_optimizers(name, hint):
