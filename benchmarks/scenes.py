@@ -1,4 +1,4 @@
-"""Head outputs as a trained network gives them for a street, at stride 4 and at full resolution."""
+"""Head outputs as a trained network gives them for a street."""
 
 from __future__ import annotations
 
@@ -21,10 +21,9 @@ SETTINGS = {
 
 
 class Scene(NamedTuple):
-    """Heads at stride 4 and at full resolution, and how the one becomes the other."""
+    """Heads at stride 4, and how they come to full resolution."""
 
-    coarse: Heads
-    full: Heads
+    heads: Heads
     upsampling: Upsampling
 
 
@@ -32,6 +31,5 @@ def draw_scene(height: int, width: int, centers: int, batch: int) -> Scene:
     """Draws a batch of images of 4k + 1 pixels a side with so many instances each."""
     size = ((height - 1) // 4 + 1, (width - 1) // 4 + 1)
     images = [draw_heads(INFO, size, (height, width), centers, 7, 0.1, seed) for seed in range(batch)]
-    coarse = Heads(*(tf.constant(np.stack(head), tf.float32) for head in zip(*images, strict=True)))
-    upsampling = Upsampling(height, width, height, width)
-    return Scene(coarse, upsampling.apply(coarse), upsampling)
+    heads = Heads(*(tf.constant(np.stack(head), tf.float32) for head in zip(*images, strict=True)))
+    return Scene(heads, Upsampling(height, width, height, width))

@@ -22,9 +22,13 @@ HELP = [
     ["--version"],
     ["train", "--help"],
     ["predict", "--help"],
+    ["import-weights", "--help"],
+    ["complexity", "--help"],
+    ["benchmark", "--help"],
     ["convert", "--help"],
     ["convert", "coco_panoptic", "--help"],
     ["convert", "instance_masks", "--help"],
+    ["convert", "image_folders", "--help"],
 ]
 
 
@@ -63,13 +67,17 @@ def test_help_says_what_there_is(words, capsys):
     assert end.value.code == 0
     text = capsys.readouterr().out
     expected = {
-        "--help": ["train", "predict", "convert"],
+        "--help": ["train", "predict", "import-weights", "complexity", "benchmark", "convert"],
         "--version": [deeplab2_lite.__version__],
         "train --help": ["--mode", "--model_dir", "--params_override", "continuous_eval", "shapes/mobilenet_v3_small"],
-        "predict --help": ["--model", "--input", "--output"],
-        "convert --help": ["coco_panoptic", "instance_masks"],
+        "predict --help": ["--model", "--input", "--output", "--instances"],
+        "import-weights --help": ["--source", "--weights", "--output", "--fresh_logits"],
+        "complexity --help": ["--experiment", "--input_size", "--count", "--tables"],
+        "benchmark --help": ["--experiment", "--input_size", "--xla", "--output"],
+        "convert --help": ["coco_panoptic", "instance_masks", "image_folders"],
         "convert coco_panoptic --help": ["--split", "--dataset_info", "--label_divisor"],
         "convert instance_masks --help": ["--object_name", "--overwrite", "--num_processes"],
+        "convert image_folders --help": ["--input", "--output", "--split"],
     }[" ".join(words)]
     assert [word for word in expected if word not in text] == []
 
