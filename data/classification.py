@@ -13,8 +13,8 @@ import tensorflow as tf
 
 from deeplab2_lite.config import ExperimentConfig
 from deeplab2_lite.data.augment import augment_for_classification, central_crop
-from deeplab2_lite.data.ordering import record_at, share_of_batch
-from deeplab2_lite.data.pipeline import as_input
+from deeplab2_lite.data.ordering import share_of_batch
+from deeplab2_lite.data.pipeline import as_input, endless_input
 from deeplab2_lite.data.record_format import CLASS_LABEL_KEY, FILENAME_KEY, IMAGE_KEY
 from deeplab2_lite.data.record_index import RecordIndex, record_reader
 from deeplab2_lite.data.records import decode_image, require
@@ -101,21 +101,13 @@ def classification_training_dataset(
     Raises:
         UserError: The global batch cannot be divided evenly over the replicas.
     """
-    share = share_of_batch("train.batch_size", config.train.batch_size, context)
-    read = record_reader(index, config.data.cache)
-    seed = config.train.seed
 
-    def example(count: tf.Tensor) -> ClassificationBatch:
-        position = share.position(count)
-        record = record_at(position, len(index), seed)
-        image, label = parse_classification_record(read(record), info, config.classification.first_label)
-        draws = tf.stack([tf.constant(seed, tf.int64), position])
+    def example(record: tf.Tensor, serialized: tf.Tensor, draws: tf.Tensor) -> ClassificationBatch:
+        image, label = parse_classification_record(serialized, info, config.classification.first_label)
         crop = augment_for_classification(image, draws, config.data, config.classification)
         return ClassificationBatch(crop, label, record, tf.constant(True))
 
-    counts = tf.data.Dataset.range(start_step * share.local_batch, np.iinfo(np.int64).max)
-    examples = counts.map(example, tf.data.AUTOTUNE, deterministic=True)
-    return as_input(examples.batch(share.replica_batch, drop_remainder=True))
+    return endless_input(example, config, index, start_step, context)
 
 
 def classification_evaluation_dataset(

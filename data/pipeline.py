@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -77,19 +78,49 @@ def training_dataset(
     Raises:
         UserError: The global batch cannot be divided evenly over the replicas.
     """
+
+    def example(record: tf.Tensor, serialized: tf.Tensor, draws: tf.Tensor) -> TrainingBatch:
+        image, panoptic, _ = parse_record(serialized, info)
+        crop = augment(image, panoptic, draws, config.data, info.void_id)
+        return TrainingBatch(crop.image, make_targets(crop.panoptic, info, config.targets), record)
+
+    return endless_input(example, config, index, start_step, context)
+
+
+def endless_input(
+    example: Callable[[tf.Tensor, tf.Tensor, tf.Tensor], Any],
+    config: ExperimentConfig,
+    index: RecordIndex,
+    start_step: int,
+    context: tf.distribute.InputContext | None,
+) -> tf.data.Dataset:
+    """Makes examples of records in training order, and batches of them.
+
+    Args:
+        example: From a record's number, its bytes, and a pair of integers that its random draws follow from,
+            int64 [2], to tensors of static shape.
+        config: The experiment.
+        index: As for `training_dataset`.
+        start_step: Likewise.
+        context: Likewise.
+
+    Returns:
+        Batches for one replica after another.
+
+    Raises:
+        UserError: The global batch cannot be divided evenly over the replicas.
+    """
     share = share_of_batch("train.batch_size", config.train.batch_size, context)
     read = record_reader(index, config.data.cache)
     seed = config.train.seed
 
-    def example(count: tf.Tensor) -> TrainingBatch:
+    def at(count: tf.Tensor) -> Any:
         position = share.position(count)
         record = record_at(position, len(index), seed)
-        image, panoptic, _ = parse_record(read(record), info)
-        crop = augment(image, panoptic, tf.stack([tf.constant(seed, tf.int64), position]), config.data, info.void_id)
-        return TrainingBatch(crop.image, make_targets(crop.panoptic, info, config.targets), record)
+        return example(record, read(record), tf.stack([tf.constant(seed, tf.int64), position]))
 
     counts = tf.data.Dataset.range(start_step * share.local_batch, np.iinfo(np.int64).max)
-    examples = counts.map(example, tf.data.AUTOTUNE, deterministic=True)
+    examples = counts.map(at, tf.data.AUTOTUNE, deterministic=True)
     return as_input(examples.batch(share.replica_batch, drop_remainder=True))
 
 
