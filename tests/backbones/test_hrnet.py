@@ -423,6 +423,18 @@ def test_keras_file(name, tmp_path):
         np.testing.assert_allclose(outputs[key], value, atol=1e-6)
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("narrow_backbones")
+@pytest.mark.parametrize("name", ["hrnet_w48", "hrnet_w48_plus"])
+def test_saved_model(name, tmp_path):
+    model = build_model(narrow_experiment(name), 5)
+    model.export(tmp_path / "saved_model")
+    exported = tf.saved_model.load(str(tmp_path / "saved_model"))
+    outputs = exported.serve(image(33, 35))
+    for key, value in model(image(33, 35)).items():
+        np.testing.assert_allclose(outputs[key], value, rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.usefixtures("narrow_backbones")
 @pytest.mark.parametrize(
     "name",
