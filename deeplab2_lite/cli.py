@@ -21,7 +21,7 @@ _COMMANDS = {
         "count parameters, multiply-adds and activation memory of a network, or of the paper's tables",
     ),
     "benchmark": (
-        "deeplab2_lite.benchmark.command",
+        "deeplab2_lite.evaluation.benchmark_command",
         "time inference by stage, from image to panoptic map, beside what was published",
     ),
     "convert": ("", "turn labelled images into TFRecords"),

@@ -17,7 +17,6 @@ import tensorflow as tf
 from PIL import Image
 
 from deeplab2_lite import cli
-from deeplab2_lite.benchmark import command as benchmark_command
 from deeplab2_lite.benchmark import measuring as benchmarks
 from deeplab2_lite.benchmark import plot as benchmark_plot
 from deeplab2_lite.benchmark.machine import describe_machine
@@ -28,6 +27,7 @@ from deeplab2_lite.benchmark.timing import Timing
 from deeplab2_lite.complexity.tables import TABLE_9
 from deeplab2_lite.config import PublishedConfig
 from deeplab2_lite.config_loading import load_config, resolve_dataset_info
+from deeplab2_lite.evaluation import benchmark_command
 
 from .fakes import MACHINE, fake_benchmark
 
