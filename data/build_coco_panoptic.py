@@ -16,10 +16,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from deeplab2_lite.data.conversion import convert
-from deeplab2_lite.data.conversion_options import add_label_divisor_argument, add_output_arguments
+from deeplab2_lite.data.conversion_options import add_label_divisor_argument, add_output_arguments, write
+from deeplab2_lite.data.conversion_output import Conversion
 from deeplab2_lite.data.images import load_image_for_record, read_rgb_label
-from deeplab2_lite.data.record_format import make_record, panoptic_from_channels
+from deeplab2_lite.data.label_statistics import ConvertedRecord
+from deeplab2_lite.data.labelled_record import Segment, labelled_record, number_segments
+from deeplab2_lite.data.record_format import panoptic_from_channels
 from deeplab2_lite.dataset_info import DatasetInfo, dataset_info_from_categories, load_dataset_info
 from deeplab2_lite.errors import UserError
 
@@ -38,14 +40,6 @@ class SplitSource(NamedTuple):
     panoptic: Path
 
 
-class Segment(NamedTuple):
-    """One segment of an annotation: its id in the PNG, its class (contiguous), and whether it is a crowd."""
-
-    id: int
-    class_id: int
-    iscrowd: bool
-
-
 class AnnotatedImage(NamedTuple):
     """One image and its annotation."""
 
@@ -60,7 +54,7 @@ class CocoPanopticConverter:
 
     info: DatasetInfo
 
-    def __call__(self, item: AnnotatedImage) -> bytes:
+    def __call__(self, item: AnnotatedImage) -> ConvertedRecord:
         """Returns the record of one image.
 
         Raises:
@@ -69,13 +63,8 @@ class CocoPanopticConverter:
         """
         image = load_image_for_record(item.image)
         segment_ids = panoptic_from_channels(read_rgb_label(item.panoptic))
-        if segment_ids.shape != (image.height, image.width):
-            raise UserError(
-                f"{item.panoptic}: {_size(*segment_ids.shape)} pixels, but its image {item.image} has "
-                f"{_size(image.height, image.width)}"
-            )
         panoptic = _to_panoptic(segment_ids, item, self.info)
-        return make_record(image.encoded, image.format, item.image.name, panoptic, image.channels)
+        return labelled_record(image, item.image, panoptic, item.panoptic, self.info)
 
     def files(self, item: AnnotatedImage) -> Sequence[Path]:
         """Returns the image and its PNG."""
@@ -102,31 +91,25 @@ def official_layout(folder: str | Path, splits: Sequence[str] = ("train", "val")
     }
 
 
-def build(
+def plan(
     sources: Mapping[str, SplitSource],
-    output: str | Path,
     *,
     dataset_info: str | Path | DatasetInfo | None = None,
     label_divisor: int = 1000,
-    num_processes: int = 1,
-    overwrite: bool = False,
-) -> Path:
-    """Converts splits in COCO-panoptic format.
+) -> Conversion:
+    """Finds what is to be converted of splits in COCO-panoptic format.
 
     Class ids are contiguous from 0 in the order of the category ids. Stuff and crowds have instance 0,
     instances of things count from 1 within each class in the order of the JSON.
 
     Args:
         sources: Where each split lies; see `official_layout`.
-        output: Folder for the records.
         dataset_info: The label space, whose `original_id` are category ids; None takes the categories of
             the JSON files (and the preset "coco" where they are COCO's).
         label_divisor: Panoptic id = class id * label_divisor + instance id.
-        num_processes: See `conversion.convert`.
-        overwrite: See `conversion.convert`.
 
     Returns:
-        The path of the data set's `dataset_info.yaml`.
+        The conversion, for `conversion.convert`.
 
     Raises:
         UserError: A file is missing, damaged or contradicts another; the message names it.
@@ -140,7 +123,7 @@ def build(
         info = load_dataset_info(dataset_info)
     info = dataclasses.replace(info, label_divisor=label_divisor)
     items = {split: _annotated_images(sources[split], content, info) for split, content in contents.items()}
-    return convert(CocoPanopticConverter(info), items, output, num_processes=num_processes, overwrite=overwrite)
+    return Conversion(CocoPanopticConverter(info), items)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -176,20 +159,13 @@ def run(arguments: argparse.Namespace) -> None:
         sources = {name: SplitSource(*map(Path, paths)) for name, *paths in arguments.split}
         if len(sources) < len(arguments.split):
             raise UserError("--split: two splits have the same name")
-    build(
-        sources,
-        arguments.output,
-        dataset_info=arguments.dataset_info,
-        label_divisor=arguments.label_divisor,
-        num_processes=arguments.num_processes,
-        overwrite=arguments.overwrite,
-    )
+    write(plan(sources, dataset_info=arguments.dataset_info, label_divisor=arguments.label_divisor), arguments)
 
 
 def _to_panoptic(segment_ids: np.ndarray, item: AnnotatedImage, info: DatasetInfo) -> np.ndarray:
     # Unlabelled pixels count as a segment of their own, the first.
     ids = np.array([0, *(segment.id for segment in item.segments)], np.int32)
-    values = np.array([info.void_id, *_panoptic_ids(item, info)], np.int32)
+    values = np.array([info.void_id, *number_segments(item.segments, info, item.panoptic)], np.int32)
     order = np.argsort(ids)
     ids, values = ids[order], values[order]
     position = np.searchsorted(ids, segment_ids).clip(max=len(ids) - 1)
@@ -201,22 +177,6 @@ def _to_panoptic(segment_ids: np.ndarray, item: AnnotatedImage, info: DatasetInf
     if len(absent):
         raise UserError(f"{item.panoptic}: segment {absent[0]} is in the JSON but not in the PNG")
     return values[position]
-
-
-def _panoptic_ids(item: AnnotatedImage, info: DatasetInfo) -> list[int]:
-    instances = dict.fromkeys(info.thing_ids, 0)
-    ids = []
-    for segment in item.segments:
-        instance = 0
-        if segment.class_id in instances and not segment.iscrowd:
-            instance = instances[segment.class_id] = instances[segment.class_id] + 1
-        if instance > info.max_instances:
-            raise UserError(
-                f"{item.panoptic}: more than {info.max_instances} instances of '{info.class_names[segment.class_id]}'; "
-                f"expected a label_divisor above {info.label_divisor}"
-            )
-        ids.append(segment.class_id * info.label_divisor + instance)
-    return ids
 
 
 def _read_annotations(source: SplitSource) -> dict[str, Any]:
@@ -290,7 +250,3 @@ def _segments(source: SplitSource, annotation: Mapping[str, Any], class_ids: Map
     if len(ids) < len(segments):
         raise UserError(f"{where}: two segments have the same id")
     return tuple(segments)
-
-
-def _size(height: int, width: int) -> str:
-    return f"{height}x{width}"

@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from deeplab2_lite.config import ClassificationConfig
-from deeplab2_lite.data.conversion import convert
-from deeplab2_lite.data.conversion_options import add_output_arguments
+from deeplab2_lite.data.conversion_options import add_output_arguments, write
+from deeplab2_lite.data.conversion_output import Conversion
 from deeplab2_lite.data.images import SUFFIXES, load_image_for_record
+from deeplab2_lite.data.label_statistics import ConvertedRecord, count_image_class
 from deeplab2_lite.data.record_format import (
     CHANNELS_KEY,
     CLASS_LABEL_KEY,
@@ -53,14 +54,14 @@ class ImageFolderConverter:
 
     info: DatasetInfo
 
-    def __call__(self, item: ClassImage) -> bytes:
+    def __call__(self, item: ClassImage) -> ConvertedRecord:
         """Returns the record of one image.
 
         Raises:
             UserError: It cannot be read faithfully.
         """
         image = load_image_for_record(item.path)
-        return serialize_example(
+        serialized = serialize_example(
             {
                 IMAGE_KEY: image.encoded,
                 FILENAME_KEY: item.path.name.encode(),
@@ -72,6 +73,7 @@ class ImageFolderConverter:
                 CLASS_NAME_KEY: self.info.class_names[item.class_id].encode(),
             }
         )
+        return ConvertedRecord(serialized, count_image_class(item.class_id, self.info.num_classes))
 
     def files(self, item: ClassImage) -> Sequence[Path]:
         """Returns the image."""
@@ -115,41 +117,23 @@ def find_classes(folder: str | Path, splits: Sequence[str]) -> list[str]:
     return sorted(names)
 
 
-def build(
-    folder: str | Path,
-    output: str | Path,
-    *,
-    splits: Sequence[str] = ("train", "val"),
-    name: str = "classes",
-    num_processes: int = 1,
-    overwrite: bool = False,
-) -> Path:
-    """Converts folders of images.
+def plan(folder: str | Path, *, splits: Sequence[str] = ("train", "val"), name: str = "classes") -> Conversion:
+    """Finds what is to be converted of folders of images.
 
     Args:
         folder: Holds `{split}/{class}/` with images.
-        output: Folder for the records.
         splits: Names of the splits.
         name: Name of the data set.
-        num_processes: See `conversion.convert`.
-        overwrite: See `conversion.convert`.
 
     Returns:
-        The path of the data set's `dataset_info.yaml`.
+        The conversion, for `conversion.convert`.
 
     Raises:
-        UserError: A file is missing or damaged; the message names it.
+        UserError: A split is not there, or has no folder of a class.
     """
     classes = find_classes(folder, splits)
     items = {split: _images(Path(folder) / split, classes) for split in splits}
-    return convert(
-        ImageFolderConverter(class_dataset_info(name, classes)),
-        items,
-        output,
-        num_processes=num_processes,
-        records_per_shard=_RECORDS_PER_SHARD,
-        overwrite=overwrite,
-    )
+    return Conversion(ImageFolderConverter(class_dataset_info(name, classes)), items, _RECORDS_PER_SHARD)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -164,14 +148,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Runs `deeplab2-lite convert image_folders` with parsed options."""
-    build(
-        arguments.input,
-        arguments.output,
-        splits=arguments.splits,
-        name=arguments.name,
-        num_processes=arguments.num_processes,
-        overwrite=arguments.overwrite,
-    )
+    write(plan(arguments.input, splits=arguments.splits, name=arguments.name), arguments)
 
 
 def _images(split_folder: Path, classes: Sequence[str]) -> list[ClassImage]:

@@ -14,10 +14,11 @@ from typing import NamedTuple, get_args
 
 import numpy as np
 
-from deeplab2_lite.data.conversion import convert
-from deeplab2_lite.data.conversion_options import add_label_divisor_argument, add_output_arguments
+from deeplab2_lite.data.conversion_options import add_label_divisor_argument, add_output_arguments, write
+from deeplab2_lite.data.conversion_output import Conversion
 from deeplab2_lite.data.images import SUFFIXES, HighDepth, load_image_for_record, read_instance_ids
-from deeplab2_lite.data.record_format import make_record
+from deeplab2_lite.data.label_statistics import ConvertedRecord
+from deeplab2_lite.data.labelled_record import check_instance_count, labelled_record
 from deeplab2_lite.dataset_info import ClassInfo, DatasetInfo
 from deeplab2_lite.errors import UserError
 
@@ -44,7 +45,7 @@ class InstanceMaskConverter:
     info: DatasetInfo
     high_depth: HighDepth = "refuse"
 
-    def __call__(self, item: MaskedImage) -> bytes:
+    def __call__(self, item: MaskedImage) -> ConvertedRecord:
         """Returns the record of one image.
 
         Raises:
@@ -53,20 +54,10 @@ class InstanceMaskConverter:
         """
         image = load_image_for_record(item.image, self.high_depth)
         ids = read_instance_ids(item.mask)
-        if ids.shape != (image.height, image.width):
-            raise UserError(
-                f"{item.mask}: {ids.shape[0]}x{ids.shape[1]} pixels, but its image {item.image} has "
-                f"{image.height}x{image.width}"
-            )
         instances = renumber(ids)
-        count = int(instances.max())
-        if count > self.info.max_instances:
-            raise UserError(
-                f"{item.mask}: {count} instances, but label_divisor {self.info.label_divisor} holds "
-                f"{self.info.max_instances}; expected --label_divisor={count + 1} or more"
-            )
+        check_instance_count(int(instances.max()), OBJECT_ID, self.info, item.mask)
         panoptic = np.where(instances > 0, OBJECT_ID * self.info.label_divisor + instances, BACKGROUND_ID)
-        return make_record(image.encoded, image.format, item.image.name, panoptic, image.channels)
+        return labelled_record(image, item.image, panoptic, item.mask, self.info)
 
     def files(self, item: MaskedImage) -> Sequence[Path]:
         """Returns the image and its mask."""
@@ -127,40 +118,34 @@ def find_pairs(folder: str | Path) -> list[MaskedImage]:
     return [MaskedImage(images[stem], masks[stem]) for stem in sorted(images)]
 
 
-def build(
+def plan(
     folder: str | Path,
-    output: str | Path,
     *,
     splits: Sequence[str] = ("train", "val"),
     name: str = "instances",
     object_name: str = "object",
     label_divisor: int = 1000,
     high_depth: HighDepth = "refuse",
-    num_processes: int = 1,
-    overwrite: bool = False,
-) -> Path:
-    """Converts a folder of images with instance masks.
+) -> Conversion:
+    """Finds what is to be converted of a folder of images with instance masks.
 
     Args:
         folder: Holds `{split}/images` and `{split}/masks`.
-        output: Folder for the records.
         splits: Names of the splits.
         name: Name of the data set.
         object_name: Name of the things, such as "nucleus".
         label_divisor: Above the most instances of an image.
         high_depth: What to do with 16-bit grey images, see `images.read_rgb`.
-        num_processes: See `conversion.convert`.
-        overwrite: See `conversion.convert`.
 
     Returns:
-        The path of the data set's `dataset_info.yaml`.
+        The conversion, for `conversion.convert`.
 
     Raises:
-        UserError: A file is missing, damaged or contradicts another; the message names it.
+        UserError: A folder is missing, or an image or mask stands alone or double.
     """
     converter = InstanceMaskConverter(instance_dataset_info(name, object_name, label_divisor), high_depth)
     items = {split: find_pairs(Path(folder) / split) for split in splits}
-    return convert(converter, items, output, num_processes=num_processes, overwrite=overwrite)
+    return Conversion(converter, items)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -188,17 +173,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Runs `deeplab2-lite convert instance_masks` with parsed options."""
-    build(
+    conversion = plan(
         arguments.input,
-        arguments.output,
         splits=arguments.splits,
         name=arguments.name,
         object_name=arguments.object_name,
         label_divisor=arguments.label_divisor,
         high_depth=arguments.high_depth,
-        num_processes=arguments.num_processes,
-        overwrite=arguments.overwrite,
     )
+    write(conversion, arguments)
 
 
 def _files_by_stem(folder: Path) -> dict[str, Path]:

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import argparse
 import os
+from pathlib import Path
+
+from deeplab2_lite.data.conversion import convert
+from deeplab2_lite.data.conversion_output import Conversion
 
 
 def add_output_arguments(parser: argparse.ArgumentParser) -> None:
@@ -29,3 +33,19 @@ def add_label_divisor_argument(parser: argparse.ArgumentParser) -> None:
         help="panoptic id = class * N + instance: an image holds up to N - 1 instances of a class "
         "(default: %(default)s)",
     )
+
+
+def write(conversion: Conversion, arguments: argparse.Namespace) -> Path:
+    """Runs a conversion as the options of `add_output_arguments` say.
+
+    Args:
+        conversion: What to convert.
+        arguments: The parsed options.
+
+    Returns:
+        The path of the data set's `dataset_info.yaml`.
+
+    Raises:
+        UserError: A source is at fault, or the output cannot be written.
+    """
+    return convert(conversion, arguments.output, num_processes=arguments.num_processes, overwrite=arguments.overwrite)

@@ -18,6 +18,8 @@ from PIL import Image, ImageFilter
 from deeplab2_lite.config import ShapesConfig
 from deeplab2_lite.data import shapes_street, shapes_things
 from deeplab2_lite.data.conversion import convert
+from deeplab2_lite.data.conversion_output import Conversion
+from deeplab2_lite.data.label_statistics import ConvertedRecord, count_label
 from deeplab2_lite.data.record_format import encode_png, make_record
 from deeplab2_lite.data.shapes_canvas import BALL, CAR, PERSON, SIGN, Canvas
 from deeplab2_lite.data.shapes_street import Street
@@ -71,11 +73,12 @@ class ShapesConverter:
     info: DatasetInfo
     config: ShapesConfig
 
-    def __call__(self, item: ShapesItem) -> bytes:
+    def __call__(self, item: ShapesItem) -> ConvertedRecord:
         """Returns the record of one scene."""
         config = self.config
         image, panoptic = generate_scene(config.seed, item.split, item.index, config.height, config.width)
-        return make_record(encode_png(image), "png", f"{item.split}_{item.index:06d}.png", panoptic)
+        serialized = make_record(encode_png(image), "png", f"{item.split}_{item.index:06d}.png", panoptic)
+        return ConvertedRecord(serialized, count_label(panoptic, self.info))
 
     def files(self, item: ShapesItem) -> tuple[Path, ...]:
         """Returns nothing: a scene is made of no file."""
@@ -99,7 +102,7 @@ def build(output: str | Path, config: ShapesConfig, *, num_processes: int = 1) -
     _check_size(config.height, config.width)
     counts = {"train": config.train_images, "val": config.val_images}
     splits = {split: [ShapesItem(split, i) for i in range(count)] for split, count in counts.items()}
-    return convert(ShapesConverter(_label_space(), config), splits, output, num_processes=num_processes)
+    return convert(Conversion(ShapesConverter(_label_space(), config), splits), output, num_processes=num_processes)
 
 
 def generate_scene(seed: int, split: str, index: int, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:

@@ -10,6 +10,7 @@ import tensorflow as tf
 from PIL import Image
 
 from deeplab2_lite.data import build_coco_panoptic as coco
+from deeplab2_lite.data.conversion import convert
 from deeplab2_lite.data.records import list_shards, parse_record
 from deeplab2_lite.dataset_info import load_dataset_info
 from deeplab2_lite.errors import UserError
@@ -57,8 +58,9 @@ def parsed(folder, split):
     return [parse_record(record, info) for record in dataset]
 
 
-def convert_val(tmp_path, **options):
-    return coco.build(coco.official_layout(tmp_path, ["val"]), tmp_path / "out", **options)
+def convert_val(tmp_path, overwrite=False, **options):
+    conversion = coco.plan(coco.official_layout(tmp_path, ["val"]), **options)
+    return convert(conversion, tmp_path / "out", overwrite=overwrite)
 
 
 def test_segments_become_panoptic_ids(tmp_path):
@@ -144,7 +146,7 @@ def test_damaged_files_are_named(tmp_path):
 
 def test_too_many_instances_are_refused(tmp_path):
     write_official(tmp_path)
-    with pytest.raises(UserError, match=r"a\.png: more than 1 instances of 'cat'; expected a label_divisor above 2"):
+    with pytest.raises(UserError, match=r"a\.png: 2 instances of 'cat', but label_divisor 2 holds 1; expected --label_divisor=3"):
         convert_val(tmp_path, label_divisor=2)
 
 
@@ -152,7 +154,7 @@ def test_splits_must_share_their_categories(tmp_path):
     write_official(tmp_path)
     write_official(tmp_path, "train", edit=lambda c: c["categories"].append({"id": 1, "name": "x", "isthing": 0}))
     with pytest.raises(UserError, match=r"val2017\.json: other categories than .*train2017\.json"):
-        coco.build(coco.official_layout(tmp_path), tmp_path / "out")
+        convert(coco.plan(coco.official_layout(tmp_path)), tmp_path / "out")
 
 
 def test_command_line_takes_the_official_and_any_layout(tmp_path):
@@ -175,7 +177,7 @@ def test_command_line_takes_the_official_and_any_layout(tmp_path):
 @pytest.mark.real_data
 def test_real_coco_equals_its_annotations(real_data, tmp_path):
     [source] = coco.official_layout(real_data / "coco", ["val"]).values()
-    coco.build({"val": source}, tmp_path)
+    convert(coco.plan({"val": source}), tmp_path)
     info = load_dataset_info(tmp_path)
     assert (info.name, info.num_classes, dict(info.splits)) == ("coco", 133, {"val": 50})
     content = json.loads(source.annotations.read_bytes())

@@ -7,8 +7,9 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from deeplab2_lite.data.build_image_folders import build, class_dataset_info
+from deeplab2_lite.data.build_image_folders import class_dataset_info, plan
 from deeplab2_lite.data.classification import parse_classification_record
+from deeplab2_lite.data.conversion import convert
 from deeplab2_lite.data.record_index import open_records, record_reader
 from deeplab2_lite.dataset_info import load_dataset_info
 from deeplab2_lite.errors import UserError
@@ -43,7 +44,7 @@ def read(folder, split, info):
 
 
 def test_labels_count_from_1_in_order_of_the_names(images, tmp_path):
-    output = build(images, tmp_path / "records", name="animals").parent
+    output = convert(plan(images, name="animals"), tmp_path / "records").parent
     info = load_dataset_info(output)
     assert (info.name, info.class_names, info.thing_ids, dict(info.splits)) == (
         *("animals", ("ant", "zebra"), ()),
@@ -67,7 +68,7 @@ def test_the_preset_is_what_imagenets_own_folders_give():
 def test_what_is_wrong_is_named(images, tmp_path):
     def error(**arguments):
         with pytest.raises(UserError) as caught:
-            build(images, tmp_path / "records", **arguments)
+            plan(images, **arguments)
         return str(caught.value)
 
     assert error(splits=["test"]) == f"{images / 'test'}: no such folder; expected {{split}}/{{class}}/ with images"

@@ -8,6 +8,7 @@ import tensorflow as tf
 from PIL import Image
 
 from deeplab2_lite.data import build_instance_masks as masks
+from deeplab2_lite.data.conversion import convert
 from deeplab2_lite.data.records import list_shards, parse_record
 from deeplab2_lite.dataset_info import load_dataset_info
 from deeplab2_lite.errors import UserError
@@ -51,7 +52,7 @@ def test_renumber_keeps_order_and_background():
 def test_records_equal_the_sources(tmp_path):
     write_split(tmp_path / "in" / "train", ["a", "b"])
     write_split(tmp_path / "in" / "val", ["c"], np.zeros((5, 4), np.uint16))
-    masks.build(tmp_path / "in", tmp_path / "out", name="cells", object_name="cell", label_divisor=50)
+    convert(masks.plan(tmp_path / "in", name="cells", object_name="cell", label_divisor=50), tmp_path / "out")
     info = load_dataset_info(tmp_path / "out")
     assert (info.name, info.class_names, info.thing_ids, info.label_divisor) == (
         "cells",
@@ -96,9 +97,9 @@ def test_lonely_and_double_files_are_named(tmp_path):
 
 def test_more_instances_than_the_divisor_holds_are_refused(tmp_path):
     write_split(tmp_path / "in" / "train", ["many"], np.arange(12, dtype=np.uint16).reshape(3, 4))
-    with pytest.raises(UserError, match=r"masks/many\.png: 11 instances, but label_divisor 11 .*--label_divisor=12"):
-        masks.build(tmp_path / "in", tmp_path / "out", splits=["train"], label_divisor=11)
-    masks.build(tmp_path / "in", tmp_path / "out", splits=["train"], label_divisor=12)
+    with pytest.raises(UserError, match=r"masks/many\.png: 11 instances of 'object', but label_divisor 11 .*--label_divisor=12"):
+        convert(masks.plan(tmp_path / "in", splits=["train"], label_divisor=11), tmp_path / "out")
+    convert(masks.plan(tmp_path / "in", splits=["train"], label_divisor=12), tmp_path / "out")
     assert parsed(tmp_path / "out", "train")["many.png"].panoptic.numpy().max() == 23
 
 
@@ -108,7 +109,7 @@ def test_bad_files_are_named_and_nothing_is_half_written(tmp_path, processes):
     write_split(folder, ["a", "b", "c"])
     Image.fromarray(np.zeros((6, 7), np.uint16)).save(folder / "masks" / "b.png")
     with pytest.raises(UserError, match=r"masks/b\.png: 6x7 pixels, but its image .*b\.png has 6x8"):
-        masks.build(tmp_path / "in", tmp_path / "out", splits=["train"], num_processes=processes)
+        convert(masks.plan(tmp_path / "in", splits=["train"]), tmp_path / "out", num_processes=processes)
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["conversion.json"]
 
 
@@ -117,8 +118,8 @@ def test_sixteen_bit_images_need_a_word(tmp_path):
     deep = (np.arange(48).reshape(6, 8) * 1000).astype(np.uint16)
     Image.fromarray(deep).save(tmp_path / "in" / "train" / "images" / "a.png")
     with pytest.raises(UserError, match=r"a\.png: 16 bits"):
-        masks.build(tmp_path / "in", tmp_path / "out", splits=["train"])
-    masks.build(tmp_path / "in", tmp_path / "out", splits=["train"], high_depth="full_range", overwrite=True)
+        convert(masks.plan(tmp_path / "in", splits=["train"]), tmp_path / "out")
+    convert(masks.plan(tmp_path / "in", splits=["train"], high_depth="full_range"), tmp_path / "out", overwrite=True)
     image = parsed(tmp_path / "out", "train")["a.png"].image.numpy()
     np.testing.assert_array_equal(image, np.repeat(np.rint(deep / 257)[..., None], 3, axis=2))
 
@@ -138,7 +139,7 @@ def test_command_line(tmp_path):
 @pytest.mark.real_data
 def test_real_nuclei_equal_their_sources(real_data, tmp_path):
     source = real_data / "nuclei" / "val"
-    masks.build(real_data / "nuclei", tmp_path, splits=["val"], object_name="nucleus")
+    convert(masks.plan(real_data / "nuclei", splits=["val"], object_name="nucleus"), tmp_path)
     records = parsed(tmp_path, "val")
     assert len(records) == 50
     for name, record in records.items():

@@ -1,6 +1,7 @@
 """The conversion machinery: order, resuming, and leaving nothing half-written."""
 
 import dataclasses
+import hashlib
 import json
 import os
 import subprocess
@@ -14,12 +15,16 @@ import tensorflow as tf
 
 from deeplab2_lite.config import ShapesConfig
 from deeplab2_lite.data import conversion
-from deeplab2_lite.data.records import list_shards
+from deeplab2_lite.data.conversion_output import RECORDS_PER_SHARD, Conversion
+from deeplab2_lite.data.label_statistics import ConvertedRecord, LabelStatistics, count_label, sum_statistics
+from deeplab2_lite.data.manifest import describe_split, load_manifest
+from deeplab2_lite.data.records import list_shards, parse_record
 from deeplab2_lite.data.shapes import ShapesConverter, ShapesItem
 from deeplab2_lite.dataset_info import DatasetInfo, load_dataset_info
 from deeplab2_lite.errors import UserError
 
 INFO = load_dataset_info("shapes")
+NOTHING = LabelStatistics.empty(INFO.num_classes)
 
 
 class TextItem(NamedTuple):
@@ -40,7 +45,7 @@ class TextConverter:
             raise UserError(f"{item.path}: is bad")
         if text == "killed":
             raise KeyboardInterrupt
-        return text.encode()
+        return ConvertedRecord(text.encode(), dataclasses.replace(NOTHING, records=1))
 
     def files(self, item):
         return (item.path,)
@@ -54,6 +59,10 @@ def make_items(folder, count, name="item"):
     return items
 
 
+def convert(converter, splits, output, records_per_shard=RECORDS_PER_SHARD, **options):
+    return conversion.convert(Conversion(converter, splits, records_per_shard), output, **options)
+
+
 def read(folder, split):
     return [r.numpy().decode() for r in tf.data.TFRecordDataset([str(p) for p in list_shards(folder, split)])]
 
@@ -64,7 +73,7 @@ def files_of(folder):
 
 def test_shards_hold_all_records_in_order(tmp_path):
     splits = {"train": make_items(tmp_path / "a", 10), "val": make_items(tmp_path / "b", 3, "v")}
-    path = conversion.convert(TextConverter(), splits, tmp_path / "out", records_per_shard=4)
+    path = convert(TextConverter(), splits, tmp_path / "out", records_per_shard=4)
     assert path == tmp_path / "out" / "dataset_info.yaml"
     assert read(tmp_path / "out", "train") == [f"item {i}" for i in range(10)]
     assert read(tmp_path / "out", "val") == ["v 0", "v 1", "v 2"]
@@ -78,7 +87,7 @@ def test_number_of_processes_changes_no_byte(tmp_path):
     config = ShapesConfig(height=33, width=65)
     splits = {"train": [ShapesItem("train", i) for i in range(20)], "val": [ShapesItem("val", 0)]}
     for processes in (1, 2):
-        conversion.convert(
+        convert(
             ShapesConverter(INFO, config),
             splits,
             tmp_path / str(processes),
@@ -92,33 +101,33 @@ def test_number_of_processes_changes_no_byte(tmp_path):
 
 def test_running_again_writes_nothing(tmp_path):
     splits = {"train": make_items(tmp_path / "a", 5)}
-    conversion.convert(TextConverter(), splits, tmp_path / "out")
+    convert(TextConverter(), splits, tmp_path / "out")
     before = files_of(tmp_path / "out")
     converter = TextConverter()
-    conversion.convert(converter, splits, tmp_path / "out")
+    convert(converter, splits, tmp_path / "out")
     assert converter.calls == []
     assert files_of(tmp_path / "out") == before
 
 
 def test_a_shard_deleted_or_cut_off_is_made_again_alone(tmp_path):
     splits = {"train": make_items(tmp_path / "a", 6)}
-    conversion.convert(TextConverter(), splits, tmp_path / "out", records_per_shard=2)
+    convert(TextConverter(), splits, tmp_path / "out", records_per_shard=2)
     before = files_of(tmp_path / "out")
     (tmp_path / "out" / "train-00001-of-00003.tfrecord").unlink()
     last = tmp_path / "out" / "train-00002-of-00003.tfrecord"
     last.write_bytes(last.read_bytes()[:-3])
     converter = TextConverter()
-    conversion.convert(converter, splits, tmp_path / "out", records_per_shard=2)
+    convert(converter, splits, tmp_path / "out", records_per_shard=2)
     assert converter.calls == [f"item00{i}.txt" for i in (2, 3, 4, 5)]
     assert files_of(tmp_path / "out") == before
 
 
 def test_a_changed_source_makes_its_shard_again(tmp_path):
     items = make_items(tmp_path / "a", 4)
-    conversion.convert(TextConverter(), {"train": items}, tmp_path / "out", records_per_shard=2)
+    convert(TextConverter(), {"train": items}, tmp_path / "out", records_per_shard=2)
     items[3].path.write_text("mended")
     converter = TextConverter()
-    conversion.convert(converter, {"train": items}, tmp_path / "out", records_per_shard=2)
+    convert(converter, {"train": items}, tmp_path / "out", records_per_shard=2)
     assert converter.calls == ["item002.txt", "item003.txt"]
     assert read(tmp_path / "out", "train")[3] == "mended"
 
@@ -129,11 +138,11 @@ def test_a_stopped_conversion_leaves_whole_shards_and_resumes(tmp_path, text, er
     items[3].path.write_text(text)
     out = tmp_path / "out"
     with pytest.raises(error):
-        conversion.convert(TextConverter(), {"train": items}, out, records_per_shard=2)
+        convert(TextConverter(), {"train": items}, out, records_per_shard=2)
     assert sorted(path.name for path in out.iterdir()) == ["conversion.json", "train-00000-of-00003.tfrecord"]
     items[3].path.write_text("item 3")
     converter = TextConverter()
-    conversion.convert(converter, {"train": items}, out, records_per_shard=2)
+    convert(converter, {"train": items}, out, records_per_shard=2)
     assert converter.calls == [f"item00{i}.txt" for i in (2, 3, 4, 5)]
     assert read(out, "train") == [f"item {i}" for i in range(6)]
 
@@ -145,10 +154,11 @@ def test_a_killed_conversion_resumes_to_the_same_bytes(tmp_path):
     script.write_text(
         "from deeplab2_lite.config import ShapesConfig\n"
         "from deeplab2_lite.data import conversion, shapes\n"
+        "from deeplab2_lite.data.conversion_output import Conversion\n"
         "items = {'train': [shapes.ShapesItem('train', i) for i in range(160)]}\n"
         "info = shapes.load_dataset_info('shapes')\n"
         "converter = shapes.ShapesConverter(info, ShapesConfig(height=65, width=65))\n"
-        f"conversion.convert(converter, items, {str(tmp_path / 'killed')!r}, records_per_shard=10)\n"
+        f"conversion.convert(Conversion(converter, items, 10), {str(tmp_path / 'killed')!r})\n"
     )
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     process = subprocess.Popen([sys.executable, str(script)], env=environment)
@@ -158,7 +168,7 @@ def test_a_killed_conversion_resumes_to_the_same_bytes(tmp_path):
     process.wait()
     assert not (tmp_path / "killed" / "dataset_info.yaml").exists()
     for folder in ("killed", "fresh"):
-        conversion.convert(converter, items, tmp_path / folder, records_per_shard=10)
+        convert(converter, items, tmp_path / folder, records_per_shard=10)
     assert files_of(tmp_path / "killed") == files_of(tmp_path / "fresh")
 
 
@@ -166,13 +176,13 @@ def test_what_a_killed_process_left_is_removed(tmp_path):
     items = make_items(tmp_path / "a", 2)
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / ".train-00000-of-00001.tfrecord.abc.tmp").write_bytes(b"half")
-    conversion.convert(TextConverter(), {"train": items}, tmp_path / "out")
+    convert(TextConverter(), {"train": items}, tmp_path / "out")
     assert not list((tmp_path / "out").glob(".*"))
 
 
 def test_another_conversion_is_not_touched_unless_told(tmp_path):
     out = tmp_path / "out"
-    conversion.convert(TextConverter(), {"train": make_items(tmp_path / "a", 4)}, out)
+    convert(TextConverter(), {"train": make_items(tmp_path / "a", 4)}, out)
     (out / "notes.txt").write_text("mine")
     before = files_of(out)
     others = {"train": make_items(tmp_path / "b", 4, "other")}
@@ -182,29 +192,29 @@ def test_another_conversion_is_not_touched_unless_told(tmp_path):
         (TextConverter(space), {"train": make_items(tmp_path / "a", 4)}),
     ):
         with pytest.raises(UserError, match=r"out: holds \S+ of a conversion with other .*empty folder.*--overwrite"):
-            conversion.convert(converter, splits, out)
+            convert(converter, splits, out)
     assert files_of(out) == before
-    conversion.convert(TextConverter(), others, out, records_per_shard=2, overwrite=True)
+    convert(TextConverter(), others, out, records_per_shard=2, overwrite=True)
     assert read(out, "train") == [f"other {i}" for i in range(4)]
     assert (out / "notes.txt").read_text() == "mine"
 
 
 def test_unfinished_rewrites_are_not_taken_for_complete(tmp_path):
     items = make_items(tmp_path / "a", 2)
-    conversion.convert(TextConverter(), {"train": items}, tmp_path / "out")
+    convert(TextConverter(), {"train": items}, tmp_path / "out")
     items[1].path.write_text("bad")
     with pytest.raises(UserError, match="is bad"):
-        conversion.convert(TextConverter(), {"train": items}, tmp_path / "out")
+        convert(TextConverter(), {"train": items}, tmp_path / "out")
     assert not (tmp_path / "out" / "dataset_info.yaml").exists()
 
 
 def test_a_damaged_manifest_counts_as_another_conversion(tmp_path):
     items = {"train": make_items(tmp_path / "a", 2)}
-    conversion.convert(TextConverter(), items, tmp_path / "out")
+    convert(TextConverter(), items, tmp_path / "out")
     for text in ("{", "[]", json.dumps({"settings": "x"})):
         (tmp_path / "out" / "conversion.json").write_text(text)
         with pytest.raises(UserError, match="other sources or settings"):
-            conversion.convert(TextConverter(), items, tmp_path / "out")
+            convert(TextConverter(), items, tmp_path / "out")
 
 
 def test_bad_arguments_are_refused(tmp_path):
@@ -218,8 +228,37 @@ def test_bad_arguments_are_refused(tmp_path):
         ({"train": [TextItem(tmp_path / "absent")]}, {}, "absent: cannot be read"),
     ):
         with pytest.raises(UserError, match=message):
-            conversion.convert(TextConverter(), splits, tmp_path / "out", **options)
+            convert(TextConverter(), splits, tmp_path / "out", **options)
     assert not (tmp_path / "out").exists()
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="file: cannot be written"):
-        conversion.convert(TextConverter(), {"train": items}, tmp_path / "file")
+        convert(TextConverter(), {"train": items}, tmp_path / "file")
+
+
+def test_the_manifest_says_what_lies_there(tmp_path):
+    config = ShapesConfig(height=33, width=65)
+    splits = {"train": [ShapesItem("train", i) for i in range(5)], "val": [ShapesItem("val", 0)]}
+    convert(ShapesConverter(INFO, config), splits, tmp_path, records_per_shard=2)
+    manifest = load_manifest(tmp_path)
+    assert sorted(manifest.shards) == sorted(path.name for path in tmp_path.glob("*.tfrecord"))
+    for name, entry in manifest.shards.items():
+        content = (tmp_path / name).read_bytes()
+        assert (entry.bytes, entry.sha256) == (len(content), hashlib.sha256(content).hexdigest())
+    for split, count in (("train", 5), ("val", 1)):
+        shards = [str(path) for path in list_shards(tmp_path, split)]
+        labels = [parse_record(r, INFO).panoptic.numpy() for r in tf.data.TFRecordDataset(shards)]
+        total = sum_statistics([count_label(label, INFO) for label in labels], INFO.num_classes)
+        assert manifest.splits[split] == describe_split(total, INFO)
+        assert manifest.splits[split]["records"] == count
+        pixels = sum(row["pixels"] for row in manifest.splits[split]["classes"].values())
+        assert pixels + manifest.splits[split]["void_pixels"] == count * 33 * 65
+
+
+def test_sums_by_class_are_those_of_finished_conversions_alone(tmp_path):
+    items = make_items(tmp_path / "a", 2)
+    convert(TextConverter(), {"train": items}, tmp_path / "out")
+    assert load_manifest(tmp_path / "out").splits["train"]["records"] == 2
+    items[1].path.write_text("bad")
+    with pytest.raises(UserError, match="is bad"):
+        convert(TextConverter(), {"train": items}, tmp_path / "out")
+    assert load_manifest(tmp_path / "out").splits == {}

@@ -13,6 +13,7 @@ from hypothesis.extra import numpy as hnp
 from PIL import Image
 
 from deeplab2_lite.data import build_coco_panoptic as coco
+from deeplab2_lite.data.conversion import convert
 from deeplab2_lite.data.records import list_shards, parse_record
 from deeplab2_lite.dataset_info import ClassInfo, DatasetInfo, load_dataset_info
 from deeplab2_lite.evaluation.submission import CocoPanopticWriter
@@ -161,7 +162,7 @@ def test_our_converter_gives_the_same_maps(tmp_path):
         Image.fromarray(image).save(tmp_path / "images" / f"image_{i}.jpg")
     write(tmp_path, *maps)
     source = coco.SplitSource(tmp_path / "images", tmp_path / "panoptic.json", tmp_path / "panoptic")
-    coco.build({"val": source}, tmp_path / "records", dataset_info=INFO)
+    convert(coco.plan({"val": source}, dataset_info=INFO), tmp_path / "records")
     info = load_dataset_info(tmp_path / "records")
     assert info.classes == INFO.classes
     records = tf.data.TFRecordDataset([str(p) for p in list_shards(tmp_path / "records", "val")])

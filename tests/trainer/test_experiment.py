@@ -218,6 +218,7 @@ def compare_export_with_evaluator(config, tmp_path, monkeypatch):
 @pytest.mark.real_data
 def test_the_export_gives_the_evaluators_maps_on_real_images(real_data, tmp_path, monkeypatch):
     from deeplab2_lite.data import build_instance_masks
+    from deeplab2_lite.data.conversion import convert
 
     source = tmp_path / "nuclei"
     chosen = {}
@@ -228,7 +229,7 @@ def test_the_export_gives_the_evaluators_maps_on_real_images(real_data, tmp_path
             (source / split / kind).mkdir(parents=True)
             for path in chosen.values():
                 (source / split / kind / path.name).symlink_to(path.parent.parent / kind / path.name)
-    records = build_instance_masks.build(source, tmp_path / "records", object_name="nucleus").parent
+    records = convert(build_instance_masks.plan(source, object_name="nucleus"), tmp_path / "records").parent
     override = f"{SMALL},data.shapes=null,data.dir={records},evaluation.pictures=0,postprocessing.center_threshold=-1.0"
     config = dl.load_config("shapes/mobilenet_v3_small", override)
     output, sizes, distinct = compare_export_with_evaluator(config, tmp_path, monkeypatch)
@@ -240,6 +241,7 @@ def test_the_export_gives_the_evaluators_maps_on_real_images(real_data, tmp_path
 @pytest.mark.real_data
 def test_the_export_gives_the_evaluators_maps_on_resized_photographs(real_data, tmp_path, monkeypatch):
     from deeplab2_lite.data import build_coco_panoptic
+    from deeplab2_lite.data.conversion import convert
 
     folder = real_data / "coco"
     annotations = json.loads((folder / "annotations" / "panoptic_val2017.json").read_text())
@@ -252,7 +254,7 @@ def test_the_export_gives_the_evaluators_maps_on_resized_photographs(real_data, 
         (tmp_path / "annotations" / f"panoptic_{split}2017.json").write_text(json.dumps(annotations))
         (tmp_path / "annotations" / f"panoptic_{split}2017").symlink_to(folder / "annotations" / "panoptic_val2017")
     sources = build_coco_panoptic.official_layout(tmp_path)
-    records = build_coco_panoptic.build(sources, tmp_path / "records").parent
+    records = convert(build_coco_panoptic.plan(sources), tmp_path / "records").parent
     override = (
         f"{SMALL},data.shapes=null,data.dir={records},data.longest_side=257,evaluation.pictures=0,"
         "postprocessing.center_threshold=-1.0,postprocessing.stuff_area_limit=4"
