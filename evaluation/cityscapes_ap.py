@@ -8,6 +8,9 @@ them as void, so that such a detection is forgiven.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 
 from deeplab2_lite.dataset_info import DatasetInfo
@@ -42,8 +45,8 @@ class CityscapesApRules:
         self._instances = np.zeros(info.num_classes, np.int64)
         self._detections: list[np.ndarray] = []
 
-    def add(self, truth: np.ndarray, masks: np.ndarray, class_ids: np.ndarray, scores: np.ndarray) -> None:
-        """Adds an image whose values have been checked."""
+    def count(self, truth: np.ndarray, masks: np.ndarray, class_ids: np.ndarray, scores: np.ndarray) -> dict[str, Any]:
+        """Returns the true instances of each class, and for each detection the values of its fields."""
         info = self._info
         pairs = count_overlaps(truth, masks)
         truth_ids, truth_index = np.unique(pairs.truth, return_inverse=True)
@@ -51,7 +54,6 @@ class CityscapesApRules:
         truth_class = truth_ids // info.label_divisor
         group = truth_ids % info.label_divisor == 0
         counted = np.isin(truth_class, info.thing_ids) & ~group & (truth_area >= MIN_PIXELS)
-        self._instances += np.bincount(truth_class[counted], minlength=info.num_classes)
 
         rows = np.unique(pairs.prediction)
         rows = rows[rows > 0]
@@ -72,7 +74,17 @@ class CityscapesApRules:
                 iou = pixels / (truth_area[index] + area - pixels)
                 best = iou.argmax()
                 detection["iou"], detection["meets_counted"] = iou[best], counted[index[best]]
-        self._detections.append(detections)
+        instances = np.bincount(truth_class[counted], minlength=info.num_classes)
+        return {
+            "instances": {str(class_id): int(instances[class_id]) for class_id in np.flatnonzero(instances)},
+            "detections": [list(detection) for detection in detections.tolist()],
+        }
+
+    def add(self, counts: Mapping[str, Any]) -> None:
+        """Adds what an image counts."""
+        for class_id, instances in counts["instances"].items():
+            self._instances[int(class_id)] += instances
+        self._detections.append(np.array([tuple(values) for values in counts["detections"]], _DETECTION))
 
     def extend(self, other: CityscapesApRules) -> None:
         """Adds the images of another object, after those seen here."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -20,48 +21,74 @@ _MOST_DETECTIONS = -1
 
 
 class CocoApRules:
-    """COCO annotations of truth and detections, gathered image by image."""
+    """Which detections met a true instance, image by image, as pycocotools matches them.
+
+    Detections are matched within their image, so a few bits of each are all that the curve over the data set
+    needs: the memory does not grow with masks.
+    """
 
     def __init__(self, info: DatasetInfo) -> None:
         """Starts without images."""
         self._info = info
-        self._sizes: list[tuple[int, int]] = []
-        self._truth: list[dict[str, Any]] = []
-        self._detections: list[dict[str, Any]] = []
+        self._images: list[Mapping[str, Any]] = []
 
-    def add(self, truth: np.ndarray, masks: np.ndarray, class_ids: np.ndarray, scores: np.ndarray) -> None:
-        """Adds an image whose values have been checked."""
-        image_id = len(self._sizes) + 1
-        self._sizes.append(truth.shape)
+    def count(self, truth: np.ndarray, masks: np.ndarray, class_ids: np.ndarray, scores: np.ndarray) -> dict[str, Any]:
+        """Returns, for each class that occurs, the scores of its detections and, for each range of areas, three lists.
+
+        They are, for each detection, the IoU thresholds at which it is matched and those at which it does
+        not count, as the bits of two integers, and for each true instance whether it need not be found.
+        """
+        true = []
         for panoptic_id, run_lengths in encode_segments(truth).items():
             class_id, instance = divmod(panoptic_id, self._info.label_divisor)
             if class_id in self._info.thing_ids:
-                annotation = _annotation(image_id, class_id, run_lengths)
-                self._truth.append({**annotation, "iscrowd": int(instance == 0)})
+                true.append({**_annotation(class_id, run_lengths), "iscrowd": int(instance == 0)})
+        detected = []
         for instance, run_lengths in encode_segments(masks).items():
             if instance > 0:
-                row = instance - 1
-                annotation = _annotation(image_id, int(class_ids[row]), run_lengths)
-                self._detections.append({**annotation, "iscrowd": 0, "score": float(scores[row])})
+                annotation = _annotation(int(class_ids[instance - 1]), run_lengths)
+                detected.append({**annotation, "iscrowd": 0, "score": float(scores[instance - 1])})
+        classes = sorted({annotation["category_id"] for annotation in (*true, *detected)})
+        if not classes:
+            return {}
+        with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints its progress
+            evaluation = COCOeval(_dataset(true, truth.shape), _dataset(detected, truth.shape), iouType="segm")
+            evaluation.params.catIds = classes
+            evaluation.evaluate()
+        # By class, then by range of areas; the one image is the last axis.
+        ranges = len(evaluation.params.areaRng)
+        found = [evaluation.evalImgs[i : i + ranges] for i in range(0, len(evaluation.evalImgs), ranges)]
+        return {str(class_id): _matches(of_class) for class_id, of_class in zip(classes, found, strict=True)}
+
+    def add(self, counts: Mapping[str, Any]) -> None:
+        """Adds what an image counts."""
+        self._images.append(counts)
 
     def extend(self, other: CocoApRules) -> None:
         """Adds the images of another object, after those seen here."""
-        shift = len(self._sizes)
-        self._sizes += other._sizes
-        self._truth += [{**a, "image_id": a["image_id"] + shift} for a in other._truth]
-        self._detections += [{**a, "image_id": a["image_id"] + shift} for a in other._detections]
+        self._images += other._images
 
     def result(self) -> InstanceAPResult:
-        """Returns the figures, from pycocotools' `COCOeval` on segmentation masks."""
-        with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints its progress
-            evaluation = COCOeval(self._dataset(self._truth), self._dataset(self._detections), iouType="segm")
-            evaluation.evaluate()
+        """Returns the figures, from pycocotools' `COCOeval.accumulate` over the images."""
+        evaluation = COCOeval(iouType="segm")
+        parameters = evaluation.params
+        parameters.catIds = list(self._info.thing_ids)
+        parameters.imgIds = list(range(len(self._images)))
+        thresholds = len(parameters.iouThrs)
+        evaluation.evalImgs = [
+            _evaluated(image.get(str(class_id)), area, thresholds)
+            for class_id in parameters.catIds
+            for area in range(len(parameters.areaRng))
+            for image in self._images
+        ]
+        evaluation._paramsEval = parameters
+        with contextlib.redirect_stdout(io.StringIO()):
             evaluation.accumulate()
         # [thresholds, recalls, classes, areas, detections]; -1 where the truth has no instance.
         precision = evaluation.eval["precision"][..., _MOST_DETECTIONS]
         precision = np.where(precision < 0, np.nan, precision)
         per_class, per_class_50 = np.full((2, self._info.num_classes), np.nan)
-        for column, class_id in enumerate(evaluation.params.catIds):
+        for column, class_id in enumerate(parameters.catIds):
             per_class[class_id] = _mean(precision[:, :, column, _ALL])
             per_class_50[class_id] = _mean(precision[0, :, column, _ALL])
         return InstanceAPResult(
@@ -75,16 +102,42 @@ class CocoApRules:
             per_class_ap50=per_class_50,
         )
 
-    def _dataset(self, annotations: list[dict[str, Any]]) -> COCO:
-        dataset = COCO()
-        dataset.dataset = {
-            "images": [{"id": i + 1, "height": h, "width": w} for i, (h, w) in enumerate(self._sizes)],
-            "categories": [{"id": i, "name": self._info.classes[i].name} for i in self._info.thing_ids],
-            # COCOeval marks annotations as it goes and reads id 0 as "no match".
-            "annotations": [{**annotation, "id": i + 1} for i, annotation in enumerate(annotations)],
-        }
-        dataset.createIndex()
-        return dataset
+
+def _dataset(annotations: list[dict[str, Any]], size: tuple[int, int]) -> COCO:
+    """Returns a data set of one image."""
+    dataset = COCO()
+    dataset.dataset = {
+        "images": [{"id": 0, "height": size[0], "width": size[1]}],
+        "categories": [{"id": i} for i in sorted({annotation["category_id"] for annotation in annotations})],
+        # COCOeval marks annotations as it goes and reads id 0 as "no match".
+        "annotations": [{**annotation, "id": i + 1} for i, annotation in enumerate(annotations)],
+    }
+    dataset.createIndex()
+    return dataset
+
+
+def _matches(of_class: list[dict[str, Any] | None]) -> dict[str, Any]:
+    """Packs what COCOeval found of a class in one image; there is something in each range of areas."""
+    areas = []
+    for found in of_class:
+        bits = 1 << np.arange(len(found["dtMatches"]))
+        matched, ignored = ((bits @ (np.asarray(found[key]) != 0)).tolist() for key in ("dtMatches", "dtIgnore"))
+        areas.append([matched, ignored, np.asarray(found["gtIgnore"]).astype(int).tolist()])
+    return {"scores": list(map(float, of_class[_ALL]["dtScores"])), "areas": areas}
+
+
+def _evaluated(of_class: Mapping[str, Any] | None, area: int, thresholds: int) -> dict[str, Any] | None:
+    """Unpacks what `_matches` packed, as far as `COCOeval.accumulate` reads it."""
+    if of_class is None:
+        return None
+    matched, ignored, truth_ignored = of_class["areas"][area]
+    bits = np.arange(thresholds)[:, None]
+    return {
+        "dtScores": of_class["scores"],
+        "dtMatches": np.array(matched, np.int64) >> bits & 1,
+        "dtIgnore": (np.array(ignored, np.int64) >> bits & 1).astype(bool),
+        "gtIgnore": np.array(truth_ignored),
+    }
 
 
 def encode_segments(ids: np.ndarray) -> dict[int, dict[str, Any]]:
@@ -116,9 +169,9 @@ def encode_segments(ids: np.ndarray) -> dict[int, dict[str, Any]]:
     return encoded
 
 
-def _annotation(image_id: int, class_id: int, run_lengths: dict[str, Any]) -> dict[str, Any]:
+def _annotation(class_id: int, run_lengths: dict[str, Any]) -> dict[str, Any]:
     return {
-        "image_id": image_id,
+        "image_id": 0,
         "category_id": class_id,
         "segmentation": run_lengths,
         "area": float(mask_utils.area(run_lengths)),

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from deeplab2_lite.dataset_info import DatasetInfo
-from deeplab2_lite.evaluation.instance_ap import InstanceAP
+from deeplab2_lite.evaluation.image_counts import ImageCounts
+from deeplab2_lite.evaluation.instance_ap import InstanceAP, InstanceRules
 from deeplab2_lite.evaluation.mean_iou import MeanIoU
 from deeplab2_lite.evaluation.panoptic_quality import PanopticQuality
 from deeplab2_lite.evaluation.report import EvaluationReport, format_table, write_csv, write_json
@@ -36,22 +38,33 @@ class ImagePrediction(NamedTuple):
 class Evaluation:
     """Collects figures over images, and writes pictures of the first ones."""
 
-    def __init__(self, info: DatasetInfo, pictures_dir: str | Path | None = None, pictures: int = 0) -> None:
+    def __init__(
+        self,
+        info: DatasetInfo,
+        pictures_dir: str | Path | None = None,
+        pictures: int = 0,
+        instance_rules: Sequence[InstanceRules] = ("coco",),
+    ) -> None:
         """Starts an evaluation.
 
         Args:
             info: Label space of truth and predictions.
             pictures_dir: Where pictures go; made when the first is written.
             pictures: How many; -1 for every image.
+            instance_rules: By whose rules instances are scored; the figures of the first stand in tables.
         """
         self._info = info
         self._pictures_dir = None if pictures_dir is None else Path(pictures_dir)
         self._pictures = pictures
         self._panoptic = PanopticQuality(info)
         self._semantic = MeanIoU(info)
-        self._instance = InstanceAP(info, rules="coco")
-        self._has_panoptic = False
-        self.num_images = 0
+        self._instance = {rules: InstanceAP(info, rules) for rules in instance_rules}
+        self._images: list[ImageCounts] = []
+
+    @property
+    def num_images(self) -> int:
+        """Images so far."""
+        return len(self._images)
 
     def wants_picture(self) -> bool:
         """Whether the next image is one of those to be drawn, and so needs a name."""
@@ -66,14 +79,44 @@ class Evaluation:
             prediction: Of the same size.
             name: File name, for its picture.
         """
-        self._semantic.update(truth // self._info.label_divisor, prediction.semantic)
-        if prediction.panoptic is not None:
-            self._has_panoptic = True
-            self._panoptic.update(truth, prediction.panoptic)
-            self._instance.update(truth, prediction.instance, prediction.class_id, prediction.score)
+        counts = self.count(truth, prediction, name)
         if self.wants_picture():
             self._draw(image, truth, prediction, name)
-        self.num_images += 1
+        self.add(counts)
+
+    def count(self, truth: np.ndarray, prediction: ImagePrediction, name: str = "") -> ImageCounts:
+        """Counts an image, without adding it.
+
+        Args:
+            truth: Panoptic ids, int32 [height, width].
+            prediction: Of the same size.
+            name: File name of the image.
+
+        Returns:
+            What `add` takes, here or in another process.
+        """
+        panoptic = instance = None
+        if prediction.panoptic is not None:
+            panoptic = self._panoptic.count(truth, prediction.panoptic)
+        if prediction.instance is not None:
+            table = (prediction.instance, prediction.class_id, prediction.score)
+            instance = {rules: metric.count(truth, *table) for rules, metric in self._instance.items()}
+        semantic = self._semantic.count(truth // self._info.label_divisor, prediction.semantic)
+        return ImageCounts(name, panoptic, semantic, instance=instance)
+
+    def add(self, counts: ImageCounts) -> None:
+        """Adds what an image counts.
+
+        Args:
+            counts: Of `count`, by an evaluation of the same label space and rules.
+        """
+        self._semantic.add(counts.semantic)
+        if counts.panoptic is not None:
+            self._panoptic.add(counts.panoptic)
+        if counts.instance is not None:
+            for rules, metric in self._instance.items():
+                metric.add(counts.instance[rules])
+        self._images.append(counts)
 
     def report(self, step: int) -> EvaluationReport:
         """Returns the figures so far.
@@ -82,13 +125,19 @@ class Evaluation:
             step: Training step of the weights.
 
         Returns:
-            PQ, mIoU and AP; of a network without instances, mIoU alone.
+            Figures of all that the predictions hold.
         """
-        semantic = self._semantic.result()
-        if not self._has_panoptic:
-            return EvaluationReport(self._info, step, self.num_images, semantic=semantic)
-        panoptic = self._panoptic.result()
-        return EvaluationReport(self._info, step, self.num_images, panoptic, semantic, self._instance.result())
+        has_panoptic = any(counts.panoptic is not None for counts in self._images)
+        has_instances = any(counts.instance is not None for counts in self._images)
+        return EvaluationReport(
+            self._info,
+            step,
+            self.num_images,
+            panoptic=self._panoptic.result() if has_panoptic else None,
+            semantic=self._semantic.result(),
+            instance=next(iter(self._instance.values())).result() if has_instances else None,
+            images=tuple(self._images),
+        )
 
     def _draw(self, image: np.ndarray, truth: np.ndarray, prediction: ImagePrediction, name: str) -> None:
         predicted = prediction.panoptic

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -10,6 +11,8 @@ import numpy as np
 from deeplab2_lite.dataset_info import DatasetInfo
 from deeplab2_lite.errors import UserError, nearest_name
 from deeplab2_lite.evaluation.overlaps import check_mergeable, check_same_shape, check_semantic_ids, integer_map
+
+InstanceRules = Literal["coco", "cityscapes"]
 
 
 @dataclass(frozen=True)
@@ -40,8 +43,11 @@ class InstanceAPResult:
 class ApRules(Protocol):
     """What a set of rules keeps of the images, and how it scores them."""
 
-    def add(self, truth: np.ndarray, masks: np.ndarray, class_ids: np.ndarray, scores: np.ndarray) -> None:
-        """Adds an image whose values have been checked."""
+    def count(self, truth: np.ndarray, masks: np.ndarray, class_ids: np.ndarray, scores: np.ndarray) -> dict[str, Any]:
+        """Returns what an image whose values have been checked adds, as JSON can hold it."""
+
+    def add(self, counts: Mapping[str, Any]) -> None:
+        """Adds what an image counts."""
 
     def extend(self, other: Any) -> None:
         """Adds the images of another object of the same rules, after those seen here."""
@@ -58,7 +64,7 @@ class InstanceAP:
     may. "cityscapes" are those of cityscapesScripts' instance-level evaluation.
     """
 
-    def __init__(self, info: DatasetInfo, rules: Literal["coco", "cityscapes"] = "coco") -> None:
+    def __init__(self, info: DatasetInfo, rules: InstanceRules = "coco") -> None:
         """Makes an empty metric.
 
         Args:
@@ -98,6 +104,24 @@ class InstanceAP:
         Raises:
             UserError: Types, shapes or ids do not fit, or a score is not finite; nothing is counted then.
         """
+        self.add(self.count(truth, masks, class_ids, scores))
+
+    def count(self, truth: Any, masks: Any, class_ids: Any, scores: Any) -> dict[str, Any]:
+        """Counts one image, without adding it.
+
+        Args:
+            truth: As for `update`.
+            masks: Likewise.
+            class_ids: Likewise.
+            scores: Likewise.
+
+        Returns:
+            What `add` takes, here or in another process; JSON can hold it. It has a few numbers for each
+            detection, and no masks.
+
+        Raises:
+            UserError: As for `update`.
+        """
         truth, masks = integer_map(truth, "truth", (2,)), integer_map(masks, "masks", (2,))
         check_same_shape(truth, masks, "masks")
         class_ids, scores = np.asarray(class_ids), np.asarray(scores, np.float64)
@@ -108,7 +132,15 @@ class InstanceAP:
             )
         self._check_rows(masks, class_ids, scores)
         check_semantic_ids(np.unique(truth) // self._info.label_divisor, self._info, "truth")
-        self._images.add(truth, masks, class_ids.astype(np.int64), scores)
+        return self._images.count(truth, masks, class_ids.astype(np.int64), scores)
+
+    def add(self, counts: Mapping[str, Any]) -> None:
+        """Adds what an image counts.
+
+        Args:
+            counts: Of `count`, by a metric of the same label space and rules.
+        """
+        self._images.add(counts)
 
     def merge(self, other: InstanceAP) -> None:
         """Adds what another metric has seen, as if its images had been seen here, after those of this one.

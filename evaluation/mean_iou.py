@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -15,6 +15,29 @@ from deeplab2_lite.evaluation.overlaps import (
     count_overlaps,
     integer_map,
 )
+
+
+class ConfusionCounts(NamedTuple):
+    """Which classes meet on how many pixels; each is int64 [pairs].
+
+    Attributes:
+        truth: True class.
+        prediction: Predicted class; the number of classes stands for void.
+        pixels: Pixels that have both.
+    """
+
+    truth: np.ndarray
+    prediction: np.ndarray
+    pixels: np.ndarray
+
+    def to_json(self) -> list[list[int]]:
+        """Returns the counts as JSON can hold them."""
+        return [values.tolist() for values in self]
+
+    @classmethod
+    def from_json(cls, content: list[list[int]]) -> ConfusionCounts:
+        """Reads what `to_json` returned."""
+        return cls(*(np.array(values, np.int64) for values in content))
 
 
 @dataclass(frozen=True)
@@ -67,6 +90,21 @@ class MeanIoU:
         Raises:
             UserError: Types, shapes or ids do not fit; nothing is counted then.
         """
+        self.add(self.count(truth, prediction))
+
+    def count(self, truth: Any, prediction: Any) -> ConfusionCounts:
+        """Counts an image or a batch of images, without adding them.
+
+        Args:
+            truth: As for `update`.
+            prediction: Likewise.
+
+        Returns:
+            What `add` takes, here or in another process.
+
+        Raises:
+            UserError: Types, shapes or ids do not fit.
+        """
         truth, prediction = integer_map(truth, "truth", (2, 3)), integer_map(prediction, "prediction", (2, 3))
         check_same_shape(truth, prediction)
         pairs = count_overlaps(truth, prediction)
@@ -74,7 +112,15 @@ class MeanIoU:
         check_semantic_ids(pairs.prediction, self._info, "prediction")
         labelled = pairs.truth != self._info.ignore_label
         columns = np.minimum(pairs.prediction, self._info.num_classes)
-        self._confusion[pairs.truth[labelled], columns[labelled]] += pairs.pixels[labelled]
+        return ConfusionCounts(pairs.truth[labelled], columns[labelled], pairs.pixels[labelled])
+
+    def add(self, counts: ConfusionCounts) -> None:
+        """Adds what images count.
+
+        Args:
+            counts: Of `count`, by a metric of the same label space.
+        """
+        np.add.at(self._confusion, (counts.truth, counts.prediction), counts.pixels)
 
     def merge(self, other: MeanIoU) -> None:
         """Adds what another metric has seen, exactly as if its images had been seen here.

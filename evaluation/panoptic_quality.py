@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -21,6 +21,37 @@ from deeplab2_lite.evaluation.overlaps import (
 # results do not depend on the order of images or on how they were spread over workers.
 _IOU_BITS = 53
 _LOW_BITS = 26
+
+
+class PanopticCounts(NamedTuple):
+    """What images add to panoptic quality; sums of them are exact. Each is int64 [classes].
+
+    Attributes:
+        tp: Matched segments.
+        fp: Unmatched predicted segments.
+        fn: Unmatched true segments.
+        iou_high: Upper part of the sum of the IoUs of matched segments.
+        iou_low: Its lower part.
+    """
+
+    tp: np.ndarray
+    fp: np.ndarray
+    fn: np.ndarray
+    iou_high: np.ndarray
+    iou_low: np.ndarray
+
+    def to_json(self) -> dict[str, list[int]]:
+        """Returns the counts of the classes that have any, by class id, as JSON can hold them."""
+        columns = np.stack(self, axis=1)
+        return {str(i): columns[i].tolist() for i in np.flatnonzero(columns.any(axis=1))}
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, list[int]], num_classes: int) -> PanopticCounts:
+        """Reads what `to_json` returned."""
+        columns = np.zeros((num_classes, len(cls._fields)), np.int64)
+        for class_id, values in content.items():
+            columns[int(class_id)] = values
+        return cls(*columns.T)
 
 
 class QualityAverage(NamedTuple):
@@ -122,7 +153,7 @@ class PanopticQuality:
 
     def reset(self) -> None:
         """Forgets all images."""
-        self._tp, self._fp, self._fn, self._iou_high, self._iou_low = np.zeros((5, self._info.num_classes), np.int64)
+        self._counts = PanopticCounts(*np.zeros((len(PanopticCounts._fields), self._info.num_classes), np.int64))
 
     def update(self, truth: Any, prediction: Any) -> None:
         """Adds an image or a batch of images.
@@ -138,13 +169,33 @@ class PanopticQuality:
         check_same_shape(truth, prediction)
         if truth.ndim == 2:
             truth, prediction = truth[None], prediction[None]
-        counts = [self._count(*pair) for pair in zip(truth, prediction, strict=True)]
-        for tp, fp, fn, iou_high, iou_low in counts:
-            self._tp += tp
-            self._fp += fp
-            self._fn += fn
-            self._iou_high += iou_high
-            self._iou_low += iou_low
+        for counts in [self._count(*pair) for pair in zip(truth, prediction, strict=True)]:
+            self.add(counts)
+
+    def count(self, truth: Any, prediction: Any) -> PanopticCounts:
+        """Counts one image, without adding it.
+
+        Args:
+            truth: Panoptic ids, integers [height, width].
+            prediction: Panoptic ids of the same shape.
+
+        Returns:
+            What `add` takes, here or in another process.
+
+        Raises:
+            UserError: Types, shapes or ids do not fit.
+        """
+        truth, prediction = integer_map(truth, "truth", (2,)), integer_map(prediction, "prediction", (2,))
+        check_same_shape(truth, prediction)
+        return self._count(truth, prediction)
+
+    def add(self, counts: PanopticCounts) -> None:
+        """Adds what images count.
+
+        Args:
+            counts: Of `count`, by a metric of the same label space.
+        """
+        self._counts = PanopticCounts(*(ours + theirs for ours, theirs in zip(self._counts, counts, strict=True)))
 
     def merge(self, other: PanopticQuality) -> None:
         """Adds what another metric has seen, exactly as if its images had been seen here.
@@ -156,24 +207,18 @@ class PanopticQuality:
             UserError: It is of another label space.
         """
         check_mergeable(self, other, self._info, other._info)
-        self._tp += other._tp
-        self._fp += other._fp
-        self._fn += other._fn
-        self._iou_high += other._iou_high
-        self._iou_low += other._iou_low
+        self.add(other._counts)
 
     def result(self) -> PanopticQualityResult:
         """Returns the figures over all images so far; the metric stays as it is."""
+        tp, fp, fn, iou_high, iou_low = self._counts
         iou_sum = np.array(
-            [
-                ((int(high) << _LOW_BITS) + int(low)) / 2**_IOU_BITS
-                for high, low in zip(self._iou_high, self._iou_low, strict=True)
-            ]
+            [((int(high) << _LOW_BITS) + int(low)) / 2**_IOU_BITS for high, low in zip(iou_high, iou_low, strict=True)]
         )
-        counted = (self._tp + self._fp + self._fn) > 0
-        weight = np.where(counted, self._tp + 0.5 * self._fp + 0.5 * self._fn, np.nan)
-        pq, rq = iou_sum / weight, self._tp / weight
-        sq = np.where(counted, iou_sum / np.maximum(self._tp, 1), np.nan)
+        counted = (tp + fp + fn) > 0
+        weight = np.where(counted, tp + 0.5 * fp + 0.5 * fn, np.nan)
+        pq, rq = iou_sum / weight, tp / weight
+        sq = np.where(counted, iou_sum / np.maximum(tp, 1), np.nan)
 
         def average(classes: np.ndarray) -> QualityAverage:
             chosen = counted & classes
@@ -188,16 +233,15 @@ class PanopticQuality:
             per_class_pq=pq,
             per_class_sq=sq,
             per_class_rq=rq,
-            tp=self._tp.copy(),
-            fp=self._fp.copy(),
-            fn=self._fn.copy(),
+            tp=tp.copy(),
+            fp=fp.copy(),
+            fn=fn.copy(),
             iou_sum=iou_sum,
             counted=counted,
             isthing=self._isthing.copy(),
         )
 
-    def _count(self, truth: np.ndarray, prediction: np.ndarray) -> tuple[np.ndarray, ...]:
-        """Returns tp, fp, fn and the two parts of the IoU sum of one image, each int64 [classes]."""
+    def _count(self, truth: np.ndarray, prediction: np.ndarray) -> PanopticCounts:
         info = self._info
         pairs = count_overlaps(truth, prediction)
         truth_ids, truth_index = np.unique(pairs.truth, return_inverse=True)
@@ -230,12 +274,12 @@ class PanopticQuality:
         wrong[j] = False
         scaled = np.ldexp(iou, _IOU_BITS).astype(np.int64)
         low_mask = (1 << _LOW_BITS) - 1
-        return (
-            np.bincount(truth_class[i], minlength=info.num_classes),
-            np.bincount(predicted_class[wrong], minlength=info.num_classes),
-            np.bincount(truth_class[missed], minlength=info.num_classes),
-            _sum_by(truth_class[i], scaled >> _LOW_BITS, info.num_classes),
-            _sum_by(truth_class[i], scaled & low_mask, info.num_classes),
+        return PanopticCounts(
+            tp=np.bincount(truth_class[i], minlength=info.num_classes),
+            fp=np.bincount(predicted_class[wrong], minlength=info.num_classes),
+            fn=np.bincount(truth_class[missed], minlength=info.num_classes),
+            iou_high=_sum_by(truth_class[i], scaled >> _LOW_BITS, info.num_classes),
+            iou_low=_sum_by(truth_class[i], scaled & low_mask, info.num_classes),
         )
 
 

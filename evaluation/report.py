@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from deeplab2_lite.dataset_info import DatasetInfo
+from deeplab2_lite.evaluation.image_counts import ImageCounts
 from deeplab2_lite.evaluation.instance_ap import InstanceAPResult
 from deeplab2_lite.evaluation.mean_iou import MeanIoUResult
 from deeplab2_lite.evaluation.panoptic_quality import PanopticQualityResult, QualityAverage
@@ -30,6 +31,7 @@ class EvaluationReport:
         semantic: Mean IoU.
         instance: Instance AP.
         extra: Further figures by name, such as losses or seconds per image.
+        images: What each image counts, in order.
     """
 
     info: DatasetInfo
@@ -39,6 +41,7 @@ class EvaluationReport:
     semantic: MeanIoUResult | None = None
     instance: InstanceAPResult | None = None
     extra: Mapping[str, float] = field(default_factory=dict)
+    images: tuple[ImageCounts, ...] = ()
 
 
 def scalars(report: EvaluationReport) -> dict[str, float]:
