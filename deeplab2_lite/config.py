@@ -1,8 +1,8 @@
 """The typed experiment configuration: one tree of frozen dataclasses, one meaning a field.
 
-Everything that a run does is decided here, before any work starts. `config_loading.py` reads it
-from YAML and overrides; `config_validation.py` refuses values that contradict each other. Defaults
-are the paper's final model (section 4, Table 1) unless a comment says otherwise.
+Everything that a run does is decided here (of the network in `config_model.py`), before any work starts.
+`config_loading.py` reads it from YAML and overrides; `config_validation.py` refuses values that contradict
+each other. Defaults are the paper's final model (section 4, Table 1) unless a comment says otherwise.
 """
 
 from __future__ import annotations
@@ -10,153 +10,70 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-BackboneName = Literal[
-    "auto_deeplab_l_plus",
-    "auto_deeplab_xl_plus",
-    "auto_deeplab_xl_plus_plus",
-    "hrnet_w48",
-    "hrnet_w48_plus",
-    "hrnet_w48_plus_atrous",
-    "hrnet_wider_plus",
-    "hrnet_wider_plus_atrous",
-    "mobilenet_v3_large",
-    "mobilenet_v3_small",
-    "resnet50",
-    "resnet50_beta",
-    "resnet50_beta_deeplab2",
-    "resnet50_caffe",
-    "resnet50_deeplab2",
-    "resnet101",
-    "resnet101_beta",
-    "resnet101_caffe",
-    "xception65",
-    "xception71",
+from deeplab2_lite.config_model import (
+    AsppConfig,
+    BackboneConfig,
+    BackboneName,
+    BatchNormConfig,
+    BranchConfig,
+    DecoderConfig,
+    ModelConfig,
+    Size,
+)
+
+__all__ = [
+    "AsppConfig",
+    "AugmentationConfig",
+    "BackboneConfig",
+    "BackboneName",
+    "BatchNormConfig",
+    "BranchConfig",
+    "ClassificationConfig",
+    "DataConfig",
+    "DecoderConfig",
+    "EvaluationConfig",
+    "ExperimentConfig",
+    "InferenceConfig",
+    "LossConfig",
+    "ModelConfig",
+    "OptimizerConfig",
+    "PhotometricConfig",
+    "PostprocessingConfig",
+    "PublishedConfig",
+    "RuntimeConfig",
+    "ShapesConfig",
+    "Size",
+    "TargetConfig",
+    "TrainConfig",
 ]
-Size = tuple[int, int]
-
-
-@dataclass(frozen=True)
-class BackboneConfig:
-    """The encoder.
-
-    Attributes:
-        name: Which network.
-        output_stride: Input size over the size of its coarsest feature map; atrous convolution keeps
-            the resolution from there on (paper section 3.1). 32 of HRNet is as published, 16 the
-            paper's (Atrous): `hrnet_*_atrous` is the network without that name, at 16 or 8.
-        halve_last_block: MobileNetV3: halve the width of the last block, as the paper's counts need.
-        multi_grid: Factors on the atrous rates of the last block: of its units in ResNet, of its
-            convolutions in Xception; null is the backbone's own, (1, 2, 4) for Xception and (1, 1, 1),
-            off, for ResNet.
-    """
-
-    name: BackboneName = "resnet50_beta"
-    output_stride: Literal[8, 16, 32] = 16
-    halve_last_block: bool = True
-    multi_grid: tuple[int, int, int] | None = None
-
-
-@dataclass(frozen=True)
-class AsppConfig:
-    """Atrous spatial pyramid pooling.
-
-    Attributes:
-        atrous_rates: Rates of the 3x3 convolutions; null takes 6, 12, 18 at output stride 16, double
-            at 8, half at 32.
-        separable: Depthwise-separable 3x3 convolutions (the paper's counts); false makes them dense.
-        pooling_kernel: Height and width of the image pooling's window in feature pixels; null pools
-            globally.
-        dropout: Rate after the projection (public code uses 0.1; the paper names none).
-    """
-
-    atrous_rates: tuple[int, ...] | None = None
-    separable: bool = True
-    pooling_kernel: Size | None = None
-    dropout: float = 0.0
-
-
-@dataclass(frozen=True)
-class DecoderConfig:
-    """The upsampling path.
-
-    Attributes:
-        skip_strides: Strides of the backbone features that are merged, coarse to fine. (8, 4) is
-            Panoptic-DeepLab, (16, 8, 4) its HRNet+, (4,) DeepLabV3+. Empty for `hrnet_w48`, which has
-            neither ASPP nor decoder: each branch's 1x1 convolution of `decoder_channels` fuses all
-            resolutions.
-        kernel_size: Of the separable convolutions after each merge.
-        convolutions_per_stage: How many of them (1; DeepLabV3+ has 2).
-    """
-
-    skip_strides: tuple[int, ...] = (8, 4)
-    kernel_size: int = 5
-    convolutions_per_stage: int = 1
-
-
-@dataclass(frozen=True)
-class BranchConfig:
-    """Widths of one branch: ASPP, decoder, head, and skip projections (one per skip stride)."""
-
-    aspp_channels: int = 256
-    decoder_channels: int = 256
-    head_channels: int = 256
-    projection_channels: tuple[int, ...] = (64, 32)
-
-
-@dataclass(frozen=True)
-class BatchNormConfig:
-    """Batch normalization. `synchronized` computes its statistics over all replicas."""
-
-    momentum: float = 0.99
-    epsilon: float = 1e-3
-    synchronized: bool = True
-
-
-@dataclass(frozen=True)
-class ModelConfig:
-    """The network.
-
-    Attributes:
-        tasks: "panoptic" has both branches; "semantic" or "instance" builds that one alone (Table 1);
-            "classification" the backbone under a classifier of whole images, to pre-train it.
-        dual_aspp: An ASPP for each branch; false shares the semantic branch's.
-        dual_decoder: A decoder for each branch; false hangs all heads on the semantic branch's.
-        depthwise_norm: BN and ReLU also between depthwise and pointwise of the separable convolutions
-            in ASPP, decoder and heads (DeepLab2 has them, the paper's counts have not).
-        head_kernel_size: Of the separable convolution in each head.
-    """
-
-    tasks: Literal["panoptic", "semantic", "instance", "classification"] = "panoptic"
-    backbone: BackboneConfig = field(default_factory=BackboneConfig)
-    aspp: AsppConfig = field(default_factory=AsppConfig)
-    decoder: DecoderConfig = field(default_factory=DecoderConfig)
-    semantic: BranchConfig = field(default_factory=BranchConfig)
-    instance: BranchConfig = field(
-        default_factory=lambda: BranchConfig(
-            aspp_channels=256, decoder_channels=128, head_channels=32, projection_channels=(32, 16)
-        )
-    )
-    dual_aspp: bool = True
-    dual_decoder: bool = True
-    depthwise_norm: bool = False
-    head_kernel_size: int = 5
-    batch_norm: BatchNormConfig = field(default_factory=BatchNormConfig)
 
 
 @dataclass(frozen=True)
 class PhotometricConfig:
-    """Photometric jitter, off at 0: each factor is drawn from [-value, value] (hue, brightness) or
-    [1-value, 1+value] (contrast, saturation). Brightness is a fraction of the full range."""
+    """Random changes of colours: a policy's operations, then jitter.
+
+    Attributes:
+        brightness: Jitter adds a fraction of the full range, from [-value, value].
+        contrast: Jitter multiplies it by a factor from [1 - value, 1 + value].
+        saturation: Likewise.
+        hue: Jitter turns it by a fraction of the colour circle, from [-value, value].
+        policy: AutoAugment's operations that move no pixel: "imagenet" is that of its paper (arXiv
+            1805.09501, Table 9), "panoptic_deeplab" that of public code for MobileNetV3.
+        policy_magnitude: How strong its operations are: 1 as published, towards 0 ever weaker.
+            Equalize, AutoContrast and Invert have no strength and are done as they are.
+    """
 
     brightness: float = 0.0
     contrast: float = 0.0
     saturation: float = 0.0
     hue: float = 0.0
+    policy: Literal["imagenet", "panoptic_deeplab"] | None = None
+    policy_magnitude: float = 1.0
 
 
 @dataclass(frozen=True)
 class AugmentationConfig:
-    """Random scale, crop (`data.crop_size`), flip and jitter of training images (paper section 4).
+    """Random scale, crop (`data.crop_size`), flip and colours of training images (paper section 4).
 
     Attributes:
         min_scale: Smallest scale.
@@ -165,7 +82,7 @@ class AugmentationConfig:
         flip_left_right: Mirror with probability 1/2.
         flip_up_down: Mirror with probability 1/2; for images that have no up, such as microscopy.
         rotate_90: Turn by a random multiple of 90 degrees (square crops only); likewise.
-        photometric: Colour jitter.
+        photometric: Changes of colour.
     """
 
     min_scale: float = 0.5
@@ -202,7 +119,10 @@ class DataConfig:
         longest_side: Resize every image so that its longer side has so many pixels, in training and
             inference (paper section 4: 2177 Mapillary Vistas, 1025 COCO); null keeps their size.
         augmentation: Random changes of training images.
-        cache: Keep the encoded records in memory.
+        cache: Keep the encoded records in memory: those of training from its start, those of evaluation from the
+            end of the first one on.
+        service: Addresses "grpc://host:port" of `deeplab2-lite data-service` on other machines, which make the
+            training input; they need the records at the same path. Empty makes it here.
     """
 
     dir: str | None = None
@@ -214,6 +134,7 @@ class DataConfig:
     longest_side: int | None = None
     augmentation: AugmentationConfig = field(default_factory=AugmentationConfig)
     cache: bool = False
+    service: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -224,11 +145,14 @@ class TargetConfig:
         center_sigma: Standard deviation in pixels of the Gaussian round each centre.
         small_instance_area: Instances of fewer pixels are small (64 x 64).
         small_instance_weight: Semantic weight of their pixels.
+        on_device: Make the targets where the network is trained: a label travels there as one int32 map
+            instead of seven float maps, and the host is spared the work. For a GPU or TPU that waits for it.
     """
 
     center_sigma: float = 8.0
     small_instance_area: int = 4096
     small_instance_weight: float = 3.0
+    on_device: bool = False
 
 
 @dataclass(frozen=True)
@@ -352,6 +276,25 @@ class PostprocessingConfig:
 
 
 @dataclass(frozen=True)
+class InferenceConfig:
+    """How evaluator, `Predictor` and exported model look at an image (paper section 4).
+
+    Attributes:
+        scales: Average over the image at these scales; the paper's multi-scale inference takes 0.5, 0.75, ..., 2
+            (COCO: up to 1.5).
+        flip_left_right: Also over its mirror image.
+        tile_size: Run the network on overlapping tiles of this height and width, each a multiple of the output
+            stride plus 1, where an image is too large for it; null takes it whole.
+        tile_overlap: The least number of pixels that neighbouring tiles share.
+    """
+
+    scales: tuple[float, ...] = (1.0,)
+    flip_left_right: bool = False
+    tile_size: Size | None = None
+    tile_overlap: int = 128
+
+
+@dataclass(frozen=True)
 class EvaluationConfig:
     """Evaluation.
 
@@ -419,5 +362,6 @@ class ExperimentConfig:
     classification: ClassificationConfig = field(default_factory=ClassificationConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     postprocessing: PostprocessingConfig = field(default_factory=PostprocessingConfig)
+    inference: InferenceConfig = field(default_factory=InferenceConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     runtime: RuntimeConfig = field(default_factory=RuntimeConfig)

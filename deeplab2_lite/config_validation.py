@@ -3,11 +3,22 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from deeplab2_lite.config import AsppConfig, BackboneConfig, BranchConfig, DecoderConfig, ExperimentConfig, ModelConfig
+from deeplab2_lite.config import (
+    AsppConfig,
+    AugmentationConfig,
+    BackboneConfig,
+    BranchConfig,
+    DataConfig,
+    DecoderConfig,
+    ExperimentConfig,
+    InferenceConfig,
+    ModelConfig,
+)
 from deeplab2_lite.errors import UserError
 
 
@@ -63,6 +74,7 @@ _RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "data.augmentation.photometric.contrast": (lambda v: 0 <= v < 1, "a number in [0, 1)"),
     "data.augmentation.photometric.saturation": (lambda v: 0 <= v < 1, "a number in [0, 1)"),
     "data.augmentation.photometric.hue": (lambda v: 0 <= v <= 0.5, "a number in [0, 0.5]"),
+    "data.augmentation.photometric.policy_magnitude": (lambda v: 0 < v <= 1, "a number in (0, 1]"),
     "targets.center_sigma": (_positive, "a positive number"),
     "targets.small_instance_area": (_not_negative, "0 or a positive integer"),
     "targets.small_instance_weight": (_positive, "a positive number"),
@@ -93,11 +105,17 @@ _RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "postprocessing.nms_kernel": (lambda v: v > 0 and v % 2 == 1, "an odd positive integer"),
     "postprocessing.top_k": (_positive, "a positive integer"),
     "postprocessing.stuff_area_limit": (lambda v: v is None or v >= 0, "0, a positive integer or null"),
+    "inference.scales": (
+        lambda v: len(v) > 0 and all(0 < scale <= 8 for scale in v) and len(set(v)) == len(v),
+        "different numbers in (0, 8], at least one",
+    ),
+    "inference.tile_overlap": (_not_negative, "0 or a positive integer"),
     "evaluation.batch_size": (_positive, "a positive integer"),
     "evaluation.pictures": (lambda v: v >= -1, "-1 (all), 0 or a positive integer"),
 }
 
 
+_MOST_SCALES = 1000
 _DEFAULTS = ExperimentConfig()
 _SEGMENTATION_ONLY = (
     *(f"model.{key}" for key in ("aspp", "decoder", "semantic", "instance", "dual_aspp", "dual_decoder")),
@@ -109,6 +127,7 @@ _SEGMENTATION_ONLY = (
     "targets",
     "losses",
     "postprocessing",
+    "inference",
     "evaluation.fixed_size",
     "evaluation.pictures",
 )
@@ -238,6 +257,10 @@ def _check_data(config: ExperimentConfig) -> None:
             f"data.augmentation.max_scale: {data.augmentation.max_scale} is less than "
             f"data.augmentation.min_scale {data.augmentation.min_scale}"
         )
+    _check_scale_count(data.augmentation)
+    photometric = data.augmentation.photometric
+    if photometric.policy is None and photometric.policy_magnitude != 1:
+        raise UserError("data.augmentation.photometric.policy_magnitude: has no meaning without a policy; leave it out")
     if data.augmentation.rotate_90 and data.crop_size[0] != data.crop_size[1]:
         raise UserError(f"data.augmentation.rotate_90: needs a square data.crop_size, got {list(data.crop_size)}")
     if data.dir is not None and data.shapes is not None:
@@ -248,6 +271,8 @@ def _check_data(config: ExperimentConfig) -> None:
                 raise UserError(f"data.shapes.{key}: expected a positive integer, got {getattr(data.shapes, key)}")
         if data.shapes.seed < 0:
             raise UserError(f"data.shapes.seed: expected 0 or a positive integer, got {data.shapes.seed}")
+    _check_input(data)
+    _check_tiles(config.inference, stride)
     fixed = config.evaluation.fixed_size
     for axis, size in zip(("height", "width"), fixed or (), strict=False):
         if size < stride + 1 or (size - 1) % stride != 0:
@@ -257,6 +282,46 @@ def _check_data(config: ExperimentConfig) -> None:
             )
     if fixed is not None and data.longest_side is not None:
         raise UserError("evaluation.fixed_size: contradicts data.longest_side; resize the records when converting")
+
+
+def _check_tiles(inference: InferenceConfig, stride: int) -> None:
+    if inference.tile_size is None:
+        if inference.tile_overlap != InferenceConfig().tile_overlap:
+            raise UserError("inference.tile_overlap: has no meaning without inference.tile_size; leave it out")
+        return
+    for axis, size in zip(("height", "width"), inference.tile_size, strict=True):
+        if size < stride + 1 or (size - 1) % stride != 0:
+            raise UserError(
+                f"inference.tile_size: {axis} {size} is not a multiple of model.backbone.output_stride {stride} plus 1"
+            )
+        if size - inference.tile_overlap < stride:
+            raise UserError(
+                f"inference.tile_overlap: {inference.tile_overlap} leaves less than an output stride of a tile's "
+                f"{axis} {size}; expected {size - stride} at most"
+            )
+
+
+def _check_scale_count(augmentation: AugmentationConfig) -> None:
+    # The pipeline lists them all.
+    span, step = augmentation.max_scale - augmentation.min_scale, augmentation.scale_step
+    if step > 0 and span / step > _MOST_SCALES:
+        raise UserError(
+            f"data.augmentation.scale_step: {step} makes more than {_MOST_SCALES} scales; expected a larger step, or 0 "
+            "to draw any scale"
+        )
+
+
+def _check_input(data: DataConfig) -> None:
+    """Refuses places that records and batches cannot come from."""
+    if data.dir is not None and "://" in data.dir:
+        raise UserError(f"data.dir: expected a folder of this machine, got {data.dir}; mount or copy it")
+    for address in data.service:
+        if not re.fullmatch(r"grpc://(\[[0-9a-fA-F:.]+\]|[^\s:/\[\]]+):[1-9]\d{0,4}", address):
+            raise UserError(f"data.service: expected addresses such as grpc://host:5050, got {address!r}")
+    if len(set(data.service)) < len(data.service):
+        raise UserError("data.service: holds an address twice")
+    if data.service and data.cache:
+        raise UserError("data.cache: contradicts data.service, whose machines read the records; expected false")
 
 
 def _check_train(config: ExperimentConfig) -> None:

@@ -5,7 +5,7 @@ Evaluator, `Predictor` and the exported SavedModel call `infer`, so that their m
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,13 +16,17 @@ from deeplab2_lite.config import ExperimentConfig
 from deeplab2_lite.config_loading import resolve_dataset_info
 from deeplab2_lite.dataset_info import DatasetInfo
 from deeplab2_lite.errors import UserError
+from deeplab2_lite.multi_view import Member, View, mean_heads, run_network, sides, views_of
 from deeplab2_lite.postprocessing.instances import InstanceTable
 from deeplab2_lite.postprocessing.resampling import resize_nearest, resize_result
 from deeplab2_lite.postprocessing.scoring import score_instances_by_logits
 from deeplab2_lite.postprocessing.segmentation import PanopticResult, panoptic_segmentation
 from deeplab2_lite.postprocessing.semantic import semantic_segmentation
-from deeplab2_lite.postprocessing.upsampling import Heads, Upsampling, as_heads
-from deeplab2_lite.preprocessing import grey_outside, pad_to_stride, resize_longest_side
+from deeplab2_lite.postprocessing.upsampling import Heads, Upsampling
+from deeplab2_lite.preprocessing import grey_outside, resize_longest_side
+from deeplab2_lite.tiling import Tiling
+
+Network = Callable[..., Any] | Sequence[Member]
 
 
 class InferenceSettings(NamedTuple):
@@ -38,6 +42,8 @@ class InferenceSettings(NamedTuple):
         center_threshold: Heatmap values at or below it are no centres.
         nms_kernel: Side of the window in which a centre is the maximum.
         top_k: The most centres of an image.
+        views: What to average over: scales and mirror images.
+        tiling: How the network's input is cut; None takes it whole.
     """
 
     output_stride: int
@@ -49,11 +55,14 @@ class InferenceSettings(NamedTuple):
     center_threshold: float
     nms_kernel: int
     top_k: int
+    views: tuple[View, ...] = (View(1.0, False),)
+    tiling: Tiling | None = None
 
     @classmethod
     def from_config(cls, config: ExperimentConfig, info: DatasetInfo) -> InferenceSettings:
         """Returns the settings of an experiment on a label space."""
         post = config.postprocessing
+        inference = config.inference
         limit = info.stuff_area_limit if post.stuff_area_limit is None else post.stuff_area_limit
         return cls(
             output_stride=config.model.backbone.output_stride,
@@ -65,6 +74,8 @@ class InferenceSettings(NamedTuple):
             center_threshold=post.center_threshold,
             nms_kernel=post.nms_kernel,
             top_k=post.top_k,
+            views=views_of(inference.scales, inference.flip_left_right),
+            tiling=None if inference.tile_size is None else Tiling(*inference.tile_size, inference.tile_overlap),
         )
 
     def merge(self, heads: Heads, upsampling: Upsampling | None = None) -> PanopticResult:
@@ -102,12 +113,13 @@ class Inference(NamedTuple):
 
 
 def infer(
-    network: Callable[..., Any], images: tf.Tensor, settings: InferenceSettings, sizes: tf.Tensor | None = None
+    network: Network, images: tf.Tensor, settings: InferenceSettings, sizes: tf.Tensor | None = None
 ) -> Inference:
     """Segments images of any size.
 
     Args:
-        network: Gives the heads at stride 4, as `build_model`.
+        network: Gives the heads at stride 4, as `build_model`; or the members of an ensemble, which may differ
+            in output stride (that of the settings counts for a network alone).
         images: [batch, height, width, 3] in 0..255, uint8 or float32.
         settings: How.
         sizes: int32 [batch, 2], for a batch of fixed size: the true size of each image in its upper left
@@ -128,14 +140,14 @@ def infer(
     result = settings.merge(heads, upsampling)
     scores = score_instances_by_logits(result, heads.semantic_logits, upsampling)
     if settings.longest_side is not None:
-        result = resize_result(result, *_size(images))
+        result = resize_result(result, *sides(images))
         scores = tf.where(result.instances.valid, scores, 0.0)
-    upsampled = upsampling.apply(heads._replace(semantic_logits=None))
+    upsampled = heads if upsampling is None else upsampling.apply(heads._replace(semantic_logits=None))
     return Inference(result, scores, upsampled.center_heatmap, upsampled.center_offset)
 
 
 def infer_semantic(
-    network: Callable[..., Any], images: tf.Tensor, settings: InferenceSettings, sizes: tf.Tensor | None = None
+    network: Network, images: tf.Tensor, settings: InferenceSettings, sizes: tf.Tensor | None = None
 ) -> tf.Tensor:
     """Labels the pixels of images by a network that has the semantic head alone.
 
@@ -156,7 +168,7 @@ def infer_semantic(
         raise UserError("model.tasks: an instance-only network says no classes; evaluation needs panoptic or semantic")
     semantic = semantic_segmentation(heads.semantic_logits, upsampling)
     if settings.longest_side is not None:
-        semantic = resize_nearest(semantic, *_size(images))
+        semantic = resize_nearest(semantic, *sides(images))
     return semantic
 
 
@@ -210,12 +222,12 @@ class Predictor:
 
 
 def inference_function(
-    network: Callable[..., Any], settings: InferenceSettings
+    network: Network, settings: InferenceSettings
 ) -> Callable[[tf.Tensor], tuple[PanopticResult, tf.Tensor]]:
     """Compiles `infer` into one graph for uint8 images [batch, height, width, 3] of any size.
 
     Args:
-        network: Gives the heads at stride 4.
+        network: As for `infer`.
         settings: How.
 
     Returns:
@@ -253,17 +265,18 @@ def result_from_tensors(tensors: dict[str, tf.Tensor]) -> tuple[PanopticResult, 
 
 
 def _heads(
-    network: Callable[..., Any], images: tf.Tensor, settings: InferenceSettings, sizes: tf.Tensor | None
-) -> tuple[Heads, Upsampling]:
-    """Runs the network on padded images; its outputs, and how they come to the image's resolution."""
+    network: Network, images: tf.Tensor, settings: InferenceSettings, sizes: tf.Tensor | None
+) -> tuple[Heads, Upsampling | None]:
+    """What the networks say of the images, and how it comes to their resolution; None if it is there already."""
+    members = [Member(network, settings.output_stride)] if callable(network) else list(network)
+    is_single = len(members) == 1 and settings.views == (View(1.0, False),)
+    if is_single and settings.tiling is not None and settings.longest_side is None and sizes is None:
+        # Only tiles of it are ever needed as floats.
+        return run_network(members[0], images, settings.tiling)
     pixels = resize_longest_side(images, settings.longest_side)
     if sizes is not None:
         pixels = grey_outside(pixels, sizes)
-    padded = pad_to_stride(pixels, settings.output_stride)
-    return as_heads(network(padded, training=False)), Upsampling(*_size(padded), *_size(pixels))
-
-
-def _size(images: tf.Tensor) -> tuple[int | tf.Tensor, int | tf.Tensor]:
-    if images.shape[1:3].is_fully_defined():
-        return tuple(images.shape[1:3].as_list())
-    return tuple(tf.unstack(tf.shape(images)[1:3]))
+    if is_single:
+        return run_network(members[0], pixels, settings.tiling)
+    widths = None if sizes is None else sizes[:, 1]
+    return mean_heads(members, pixels, settings.views, settings.tiling, widths), None

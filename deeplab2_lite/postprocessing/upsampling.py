@@ -37,16 +37,38 @@ class Upsampling(NamedTuple):
     """A resolution to bring heads to, and the part of it that is wanted: the rest is padding.
 
     Attributes:
-        height: Height of the padded image in pixels, static or a scalar tensor.
+        height: Height of the padded image in pixels, static or a scalar tensor; a float, and then no whole
+            number, where the heads are of a scaled image.
         width: Its width, likewise.
         rows: Height of the image without padding, at the top.
         columns: Its width, at the left.
     """
 
-    height: int | tf.Tensor
-    width: int | tf.Tensor
+    height: int | float | tf.Tensor
+    width: int | float | tf.Tensor
     rows: int | tf.Tensor
     columns: int | tf.Tensor
+
+    def brought_to(self, rows: int | tf.Tensor, columns: int | tf.Tensor) -> Upsampling:
+        """Returns how the heads come to another resolution than that of the image which the network saw.
+
+        Args:
+            rows: Height of the image at that resolution; its corners stay corners.
+            columns: Its width.
+
+        Returns:
+            The upsampling to there, in one step.
+        """
+        height, width = (
+            1 + (_as_float(padded) - 1) * (_as_float(wanted) - 1) / _maximum(_as_float(seen) - 1, 1.0)
+            for padded, seen, wanted in ((self.height, self.rows, rows), (self.width, self.columns, columns))
+        )
+        return Upsampling(height, width, rows, columns)
+
+    @property
+    def is_fractional(self) -> bool:
+        """Whether the padded image has no whole number of pixels."""
+        return any(s.dtype.is_floating if tf.is_tensor(s) else isinstance(s, float) for s in (self.height, self.width))
 
     def apply(self, heads: Heads | Mapping[str, tf.Tensor]) -> Heads:
         """Upsamples all outputs, and cuts off the padding.
@@ -57,11 +79,16 @@ class Upsampling(NamedTuple):
         Returns:
             The heads at rows x columns, float32.
         """
+        if self.is_fractional:
+            return _upsample(as_heads(heads), self.height, self.width, self._sample)
         # XLA turns the one operation into a convolution, which takes ten times as long; and what is not the result
         # of a loop it computes anew wherever it is needed.
         resize = _resize_by_stripes if is_compiled_by_xla() else resize_align_corners
         whole = _upsample(as_heads(heads), self.height, self.width, resize)
         return Heads(*(head if head is None else head[:, : self.rows, : self.columns] for head in whole))
+
+    def _sample(self, head: tf.Tensor, height: float | tf.Tensor, width: float | tf.Tensor) -> tf.Tensor:
+        return map_stripes(lambda stripe, _: stripe, head, self, tf.float32, channels=head.shape[-1])
 
 
 def upsample_heads(heads: Heads | Mapping[str, tf.Tensor], height: int | tf.Tensor, width: int | tf.Tensor) -> Heads:
@@ -158,8 +185,8 @@ def map_stripes(
         across = _Interpolation.of(old_width, upsampling.width, columns)
         down = _Interpolation.of(old_height, upsampling.height, rows)
         # A stripe lies between so many rows of the head.
-        reach = (_STRIPE - 1) * (old_height - 1) // _maximum(upsampling.height - 1, 1) + 3
-        reach = _minimum(reach, old_height)
+        steps = _quotient((_STRIPE - 1) * (old_height - 1), _maximum(upsampling.height - 1, 1))
+        reach = _minimum(steps + 3, old_height)
 
         def stripe_of(wanted: tf.Tensor) -> tf.Tensor:
             before, after, weight = (tf.gather(part, wanted) for part in down)
@@ -213,6 +240,19 @@ def _between(values: tf.Tensor, interpolation: _Interpolation, axis: int) -> tf.
 
 def _static(size: int | tf.Tensor) -> int | None:
     return None if tf.is_tensor(size) else size
+
+
+def _as_float(size: int | float | tf.Tensor) -> float | tf.Tensor:
+    return tf.cast(size, tf.float32) if tf.is_tensor(size) else float(size)
+
+
+def _quotient(a: int | tf.Tensor, b: int | float | tf.Tensor) -> int | tf.Tensor:
+    """Returns a / b without its fraction."""
+    if tf.is_tensor(b) and b.dtype.is_floating:
+        return tf.cast(tf.cast(a, b.dtype) / b, tf.int32)
+    if tf.is_tensor(a) and isinstance(b, float):
+        return tf.cast(tf.cast(a, tf.float32) / b, tf.int32)
+    return a // b if tf.is_tensor(a) or tf.is_tensor(b) else int(a // b)
 
 
 def _minimum(a: int | tf.Tensor, b: int | tf.Tensor) -> int | tf.Tensor:
