@@ -8,21 +8,18 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from deeplab2_lite.data.conversion_options import add_label_divisor_argument, add_output_arguments, write
 from deeplab2_lite.data.conversion_output import Conversion
-from deeplab2_lite.data.images import load_image_for_record, read_rgb_label
+from deeplab2_lite.data.images import load_image_for_record
 from deeplab2_lite.data.label_statistics import ConvertedRecord
-from deeplab2_lite.data.labelled_record import Segment, labelled_record, number_segments
-from deeplab2_lite.data.record_format import panoptic_from_channels
-from deeplab2_lite.dataset_info import DatasetInfo, dataset_info_from_categories, load_dataset_info
+from deeplab2_lite.data.labelled_record import Segment, labelled_record
+from deeplab2_lite.data.segment_maps import read_json_lists, read_panoptic_png
+from deeplab2_lite.dataset_info import DatasetInfo, dataset_info_from_categories, load_dataset_info, load_preset
 from deeplab2_lite.errors import UserError
 
 
@@ -62,8 +59,7 @@ class CocoPanopticConverter:
                 there are more instances of a class than the label divisor holds.
         """
         image = load_image_for_record(item.image)
-        segment_ids = panoptic_from_channels(read_rgb_label(item.panoptic))
-        panoptic = _to_panoptic(segment_ids, item, self.info)
+        panoptic = read_panoptic_png(item.panoptic, item.segments, self.info)
         return labelled_record(image, item.image, panoptic, item.panoptic, self.info)
 
     def files(self, item: AnnotatedImage) -> Sequence[Path]:
@@ -162,37 +158,11 @@ def run(arguments: argparse.Namespace) -> None:
     write(plan(sources, dataset_info=arguments.dataset_info, label_divisor=arguments.label_divisor), arguments)
 
 
-def _to_panoptic(segment_ids: np.ndarray, item: AnnotatedImage, info: DatasetInfo) -> np.ndarray:
-    # Unlabelled pixels count as a segment of their own, the first.
-    ids = np.array([0, *(segment.id for segment in item.segments)], np.int32)
-    values = np.array([info.void_id, *number_segments(item.segments, info, item.panoptic)], np.int32)
-    order = np.argsort(ids)
-    ids, values = ids[order], values[order]
-    position = np.searchsorted(ids, segment_ids).clip(max=len(ids) - 1)
-    unknown = ids[position] != segment_ids
-    if unknown.any():
-        raise UserError(f"{item.panoptic}: segment {segment_ids[unknown][0]} is in the PNG but not in the JSON")
-    pixels = np.bincount(position.ravel(), minlength=len(ids))
-    absent = ids[(pixels == 0) & (ids != 0)]
-    if len(absent):
-        raise UserError(f"{item.panoptic}: segment {absent[0]} is in the JSON but not in the PNG")
-    return values[position]
-
-
 def _read_annotations(source: SplitSource) -> dict[str, Any]:
     for path in (source.images, source.panoptic):
         if not path.is_dir():
             raise UserError(f"{path}: no such folder; expected the images, and the PNGs of {source.annotations}")
-    try:
-        content = json.loads(source.annotations.read_bytes())
-    except OSError as error:
-        raise UserError(f"{source.annotations}: cannot be read ({error.strerror})") from None
-    except ValueError as error:
-        raise UserError(f"{source.annotations}: not valid JSON ({error})") from None
-    for key in ("images", "annotations", "categories"):
-        if not isinstance(content, dict) or not isinstance(content.get(key), list):
-            raise UserError(f"{source.annotations}: no list '{key}'; expected COCO panoptic annotations")
-    return content
+    return read_json_lists(source.annotations, ("images", "annotations", "categories"))
 
 
 def _info_from_categories(sources: Mapping[str, SplitSource], contents: Mapping[str, dict[str, Any]]) -> DatasetInfo:
@@ -204,7 +174,7 @@ def _info_from_categories(sources: Mapping[str, SplitSource], contents: Mapping[
     for other in others:
         if infos[other].classes != infos[first].classes:
             raise UserError(f"{sources[other].annotations}: other categories than {sources[first].annotations}")
-    coco = load_dataset_info("coco")
+    coco = load_preset("coco")
     labels = [[(c.original_id, c.name, c.isthing) for c in info.classes] for info in (infos[first], coco)]
     return coco if labels[0] == labels[1] else infos[first]
 

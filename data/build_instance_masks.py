@@ -10,17 +10,22 @@ import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, get_args
+from typing import NamedTuple
 
 import numpy as np
 
-from deeplab2_lite.data.conversion_options import add_label_divisor_argument, add_output_arguments, write
+from deeplab2_lite.data.conversion_options import (
+    add_high_depth_argument,
+    add_label_divisor_argument,
+    add_output_arguments,
+    write,
+)
 from deeplab2_lite.data.conversion_output import Conversion
-from deeplab2_lite.data.images import SUFFIXES, HighDepth, load_image_for_record, read_instance_ids
+from deeplab2_lite.data.images import HighDepth, load_image_for_record, read_instance_ids
 from deeplab2_lite.data.label_statistics import ConvertedRecord
 from deeplab2_lite.data.labelled_record import check_instance_count, labelled_record
+from deeplab2_lite.data.stem_pairs import pair_by_stem
 from deeplab2_lite.dataset_info import ClassInfo, DatasetInfo
-from deeplab2_lite.errors import UserError
 
 BACKGROUND_ID = 0
 OBJECT_ID = 1
@@ -108,14 +113,9 @@ def find_pairs(folder: str | Path) -> list[MaskedImage]:
     Raises:
         UserError: A folder is missing, or an image or mask stands alone or double.
     """
-    images, masks = (_files_by_stem(Path(folder) / part) for part in ("images", "masks"))
-    for stem, path in images.items():
-        if stem not in masks:
-            raise UserError(f"{path}: has no mask; expected {Path(folder) / 'masks' / stem}.png")
-    for stem, path in masks.items():
-        if stem not in images:
-            raise UserError(f"{path}: has no image; expected {Path(folder) / 'images' / stem}.png (or {_suffixes()})")
-    return [MaskedImage(images[stem], masks[stem]) for stem in sorted(images)]
+    folder = Path(folder)
+    pairs = pair_by_stem(folder / "images", folder / "masks", "mask", "{split}/images and {split}/masks")
+    return [MaskedImage(*pair) for pair in pairs]
 
 
 def plan(
@@ -160,13 +160,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--object_name", default="object", metavar="NAME", help="what an instance is, such as nucleus (default: object)"
     )
-    parser.add_argument(
-        "--high_depth",
-        choices=get_args(HighDepth),
-        default="refuse",
-        help="16-bit grey images: refuse them, or scale 0..65535 (full_range) or each image's minimum..maximum "
-        "(per_image) to 0..255 (default: %(default)s)",
-    )
+    add_high_depth_argument(parser)
     add_label_divisor_argument(parser)
     add_output_arguments(parser)
 
@@ -182,20 +176,3 @@ def run(arguments: argparse.Namespace) -> None:
         high_depth=arguments.high_depth,
     )
     write(conversion, arguments)
-
-
-def _files_by_stem(folder: Path) -> dict[str, Path]:
-    if not folder.is_dir():
-        raise UserError(f"{folder}: no such folder; expected {{split}}/images and {{split}}/masks")
-    found: dict[str, Path] = {}
-    for path in sorted(folder.iterdir()):
-        if path.name.startswith(".") or path.suffix.lower() not in SUFFIXES:
-            continue
-        if path.stem in found:
-            raise UserError(f"{path}: has the same name as {found[path.stem].name}; expected one of them")
-        found[path.stem] = path
-    return found
-
-
-def _suffixes() -> str:
-    return ", ".join(SUFFIXES[1:])

@@ -14,9 +14,9 @@ import tensorflow as tf
 from deeplab2_lite.config import ExperimentConfig
 from deeplab2_lite.data.augment import augment_for_classification, central_crop
 from deeplab2_lite.data.ordering import share_of_batch
-from deeplab2_lite.data.pipeline import as_input, endless_input
+from deeplab2_lite.data.pipeline import as_input, endless_input, numbered_records
 from deeplab2_lite.data.record_format import CLASS_LABEL_KEY, FILENAME_KEY, IMAGE_KEY
-from deeplab2_lite.data.record_index import RecordIndex, record_reader
+from deeplab2_lite.data.record_index import RecordIndex
 from deeplab2_lite.data.records import decode_image, require
 from deeplab2_lite.dataset_info import DatasetInfo
 
@@ -121,7 +121,7 @@ def classification_evaluation_dataset(
     The last batches are filled up with images that are not valid, so that all replicas get equally many.
 
     Args:
-        config: The experiment; `evaluation.batch_size`, `data.crop_size` and `classification` count here.
+        config: The experiment; `evaluation.batch_size`, `data.crop_size`, `data.cache` and `classification` count here.
         info: The classes.
         index: The records of the split.
         context: The input pipeline, as `distribute_datasets_from_function` gives it; None is the only one.
@@ -134,17 +134,16 @@ def classification_evaluation_dataset(
         UserError: The global batch cannot be divided evenly over the replicas.
     """
     share = share_of_batch("evaluation.batch_size", config.evaluation.batch_size, context)
-    read = record_reader(index)
     crop_size, settings = config.data.crop_size, config.classification
 
-    def example(record: tf.Tensor) -> ClassificationBatch:
-        image, label = parse_classification_record(read(record), info, settings.first_label)
+    def example(record: tf.Tensor, serialized: tf.Tensor) -> ClassificationBatch:
+        image, label = parse_classification_record(serialized, info, settings.first_label)
         crop = tf.ensure_shape(central_crop(image, crop_size, settings.crop_fraction), [*crop_size, 3])
         return ClassificationBatch(crop, label, record, tf.constant(True))
 
     steps = -(-len(index) // share.global_batch)
     positions = share.position(np.arange(steps * share.local_batch, dtype=np.int64))
-    records = tf.data.Dataset.from_tensor_slices(positions[positions < len(index)])
+    records = numbered_records(index, positions[positions < len(index)], config.data.cache)
     images = records.map(example, tf.data.AUTOTUNE, deterministic=True)
     filling = ClassificationBatch(
         tf.zeros([*crop_size, 3]), tf.constant(0), tf.constant(-1, tf.int64), tf.constant(False)

@@ -25,6 +25,7 @@ from deeplab2_lite.data.conversion_output import (
     PlannedShard,
     conversion_digest,
     finish,
+    local_folder,
     open_output,
     pending_shards,
     plan_shards,
@@ -57,7 +58,7 @@ def convert(conversion: Conversion, output: str | Path, *, num_processes: int = 
     """
     if num_processes < 1:
         raise UserError(f"num_processes: expected 1 or more, got {num_processes}")
-    output = Path(output)
+    output = local_folder(output)
     shards = plan_shards(conversion)
     try:
         output.mkdir(parents=True, exist_ok=True)

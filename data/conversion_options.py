@@ -4,34 +4,57 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 from pathlib import Path
+from typing import get_args
 
 from deeplab2_lite.data.conversion import convert
-from deeplab2_lite.data.conversion_output import Conversion
+from deeplab2_lite.data.conversion_beam import convert_with_beam
+from deeplab2_lite.data.conversion_output import Conversion, local_folder
+from deeplab2_lite.data.images import HighDepth
+from deeplab2_lite.errors import UserError
 
 
 def add_output_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds where and how records are written: `--output`, `--num_processes`, `--overwrite`."""
+    """Adds where and how records are written: `--output`, `--num_processes` or `--beam_options`, `--overwrite`."""
     parser.add_argument("--output", required=True, metavar="DIR", help="folder to write the TFRecord shards into")
-    parser.add_argument(
+    way = parser.add_mutually_exclusive_group()
+    way.add_argument(
         "--num_processes",
         type=int,
         default=min(os.cpu_count() or 1, 16),
         metavar="N",
         help="processes that convert; the records do not depend on it (default: %(default)s)",
     )
+    way.add_argument(
+        "--beam_options",
+        metavar="OPTIONS",
+        help="run as an Apache Beam pipeline with these options of Beam's, such as "
+        "--beam_options='--runner=FlinkRunner --parallelism=64'",
+    )
     parser.add_argument("--overwrite", action="store_true", help="remove the records in --output and start anew")
 
 
-def add_label_divisor_argument(parser: argparse.ArgumentParser) -> None:
-    """Adds `--label_divisor`."""
+def add_label_divisor_argument(parser: argparse.ArgumentParser, default: int | None = 1000) -> None:
+    """Adds `--label_divisor`; a default of None stands for that of `--dataset_info`, or 1000."""
     parser.add_argument(
         "--label_divisor",
         type=int,
-        default=1000,
+        default=default,
         metavar="N",
         help="panoptic id = class * N + instance: an image holds up to N - 1 instances of a class "
-        "(default: %(default)s)",
+        f"(default: {'that of --dataset_info, or 1000' if default is None else default})",
+    )
+
+
+def add_high_depth_argument(parser: argparse.ArgumentParser) -> None:
+    """Adds `--high_depth`, see `images.read_rgb`."""
+    parser.add_argument(
+        "--high_depth",
+        choices=get_args(HighDepth),
+        default="refuse",
+        help="16-bit grey images: refuse them, or scale 0..65535 (full_range) or each image's minimum..maximum "
+        "(per_image) to 0..255 (default: %(default)s)",
     )
 
 
@@ -48,4 +71,11 @@ def write(conversion: Conversion, arguments: argparse.Namespace) -> Path:
     Raises:
         UserError: A source is at fault, or the output cannot be written.
     """
-    return convert(conversion, arguments.output, num_processes=arguments.num_processes, overwrite=arguments.overwrite)
+    output = local_folder(arguments.output)
+    if arguments.beam_options is None:
+        return convert(conversion, output, num_processes=arguments.num_processes, overwrite=arguments.overwrite)
+    try:
+        options = shlex.split(arguments.beam_options)
+    except ValueError as error:
+        raise UserError(f"--beam_options: {error}") from None
+    return convert_with_beam(conversion, output, options=options, overwrite=arguments.overwrite)

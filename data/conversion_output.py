@@ -1,7 +1,7 @@
 """What a conversion is, and how its folder comes about: planned, opened, filled shard by shard, finished.
 
 The steps are those of every way to run a conversion: in processes of one machine (`conversion.py`), or as an
-Apache Beam pipeline (`beam.py`).
+Apache Beam pipeline (`conversion_beam.py`).
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ import deeplab2_lite
 from deeplab2_lite import dataset_info
 from deeplab2_lite.data.label_statistics import ConvertedRecord, LabelStatistics, sum_statistics
 from deeplab2_lite.data.manifest import MANIFEST_NAME, Manifest, ShardEntry, file_sha256, load_manifest
+from deeplab2_lite.data.shard_reports import collect_reports, discard_reports
 from deeplab2_lite.data.shards import shard_name
 from deeplab2_lite.dataset_info import DatasetInfo
 from deeplab2_lite.errors import UserError
@@ -112,6 +113,22 @@ def conversion_digest(conversion: Conversion, shards: Sequence[PlannedShard]) ->
     return _digest(itertools.chain([deeplab2_lite.__version__, repr(conversion.converter)], items))
 
 
+def local_folder(output: str | Path) -> Path:
+    """Returns a folder as a path.
+
+    Args:
+        output: What the user gave.
+
+    Raises:
+        UserError: It is the address of something that is not mounted as a folder.
+    """
+    if "://" in str(output):
+        raise UserError(
+            f"{output}: expected a folder, not an address; mount it, write to a folder, or copy the records there after"
+        )
+    return Path(output)
+
+
 def open_output(output: Path, digest: str, overwrite: bool) -> Manifest:
     """Makes sure that a folder is empty, or holds this very conversion.
 
@@ -133,6 +150,8 @@ def open_output(output: Path, digest: str, overwrite: bool) -> Manifest:
         with contextlib.suppress(UserError):
             manifest = load_manifest(output)
             if manifest is not None and manifest.settings == digest:
+                # Of a pipeline that nobody saw the end of.
+                collect_reports(output, manifest)
                 return manifest
     written = sorted({*output.glob("*.tfrecord"), *output.glob(dataset_info.FILE_NAME)})
     if written and not overwrite:
@@ -142,6 +161,7 @@ def open_output(output: Path, digest: str, overwrite: bool) -> Manifest:
         )
     for path in (*written, output / MANIFEST_NAME):
         path.unlink(missing_ok=True)
+    discard_reports(output)
     return Manifest(digest)
 
 
@@ -192,7 +212,7 @@ def finish(output: Path, conversion: Conversion, shards: Sequence[PlannedShard],
     manifest.summarize(by_split, info)
     manifest.save(output)
     sizes = {split: len(items) for split, items in conversion.splits.items()}
-    return dataclasses.replace(info, splits=sizes).save(output)
+    return dataclasses.replace(info, splits=sizes, stored=None).save(output)
 
 
 def write_shard(path: Path, fingerprint: str, records: Iterable[ConvertedRecord], num_classes: int) -> ShardEntry:

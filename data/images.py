@@ -61,7 +61,23 @@ def load_image_for_record(path: str | Path, high_depth: HighDepth = "refuse") ->
         UserError: The image cannot be read, or cannot be converted faithfully.
     """
     path = Path(path)
-    encoded = _read_bytes(path)
+    return make_storable(path, _read_bytes(path), high_depth)
+
+
+def make_storable(path: Path, encoded: bytes, high_depth: HighDepth = "refuse") -> StoredImage:
+    """Does what `load_image_for_record` does with the content of an image file.
+
+    Args:
+        path: Where it is from, for the message.
+        encoded: The content.
+        high_depth: What to do with 16-bit grey images, see `read_rgb`.
+
+    Returns:
+        The content if it is an 8-bit grey or RGB PNG or an upright JPEG; else a PNG made of it.
+
+    Raises:
+        UserError: The image cannot be decoded, or cannot be converted faithfully.
+    """
     with _opened(path, encoded) as image:
         if _is_plain(image, encoded):
             return StoredImage(encoded, image.format.lower(), image.height, image.width, len(image.getbands()))

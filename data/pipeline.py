@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from deeplab2_lite.config import ExperimentConfig, Size
 from deeplab2_lite.data.augment import augment
+from deeplab2_lite.data.data_service import batches_from_services
 from deeplab2_lite.data.ordering import BatchShare, record_at, share_of_batch
 from deeplab2_lite.data.record_format import HEIGHT_KEY, WIDTH_KEY
 from deeplab2_lite.data.record_index import RecordIndex, record_reader
@@ -30,6 +31,20 @@ class TrainingBatch(NamedTuple):
 
     image: tf.Tensor
     targets: Targets
+    record: tf.Tensor
+
+
+class LabelledBatch(NamedTuple):
+    """One replica's batch of training crops whose targets are still to be made (`targets.on_device`).
+
+    Attributes:
+        image: As in `TrainingBatch`.
+        panoptic: Panoptic ids, int32 [batch, crop_height, crop_width].
+        record: As in `TrainingBatch`.
+    """
+
+    image: tf.Tensor
+    panoptic: tf.Tensor
     record: tf.Tensor
 
 
@@ -62,8 +77,8 @@ def training_dataset(
 ) -> tf.data.Dataset:
     """Makes the endless input of training, from a step on.
 
-    Image i of a step's global batch is the same, to the bit, however often training was restarted and over
-    however many replicas the batch is divided.
+    Image i of a step's global batch is the same, to the bit, however often training was restarted, over
+    however many replicas the batch is divided, and on however many services it is made.
 
     Args:
         config: The experiment; `data`, `targets`, `train.batch_size` and `train.seed` count here.
@@ -73,15 +88,18 @@ def training_dataset(
         context: The input pipeline, as `distribute_datasets_from_function` gives it; None is the only one.
 
     Returns:
-        Batches for one replica after another, each a `TrainingBatch` of static shape.
+        Batches for one replica after another, of static shape: each a `TrainingBatch`, or with
+        `targets.on_device` a `LabelledBatch`.
 
     Raises:
-        UserError: The global batch cannot be divided evenly over the replicas.
+        UserError: The global batch cannot be divided evenly over the replicas, or a service is out of reach.
     """
 
-    def example(record: tf.Tensor, serialized: tf.Tensor, draws: tf.Tensor) -> TrainingBatch:
+    def example(record: tf.Tensor, serialized: tf.Tensor, draws: tf.Tensor) -> TrainingBatch | LabelledBatch:
         image, panoptic, _ = parse_record(serialized, info)
         crop = augment(image, panoptic, draws, config.data, info.void_id)
+        if config.targets.on_device:
+            return LabelledBatch(crop.image, crop.panoptic, record)
         return TrainingBatch(crop.image, make_targets(crop.panoptic, info, config.targets), record)
 
     return endless_input(example, config, index, start_step, context)
@@ -108,7 +126,7 @@ def endless_input(
         Batches for one replica after another.
 
     Raises:
-        UserError: The global batch cannot be divided evenly over the replicas.
+        UserError: The global batch cannot be divided evenly over the replicas, or a service is out of reach.
     """
     share = share_of_batch("train.batch_size", config.train.batch_size, context)
     read = record_reader(index, config.data.cache)
@@ -119,9 +137,17 @@ def endless_input(
         record = record_at(position, len(index), seed)
         return example(record, read(record), tf.stack([tf.constant(seed, tf.int64), position]))
 
-    counts = tf.data.Dataset.range(start_step * share.local_batch, np.iinfo(np.int64).max)
-    examples = counts.map(at, tf.data.AUTOTUNE, deterministic=True)
-    return as_input(examples.batch(share.replica_batch, drop_remainder=True))
+    def batches(first: int, stride: int) -> tf.data.Dataset:
+        """Makes every `stride`-th of this pipeline's batches."""
+        batch, begin = share.replica_batch, start_step * share.local_batch
+        counts = tf.data.Dataset.range(np.iinfo(np.int64).max)
+        counts = counts.map(lambda i: begin + (first + i // batch * stride) * batch + i % batch)
+        examples = counts.map(at, tf.data.AUTOTUNE, deterministic=True)
+        return as_input(examples.batch(batch, drop_remainder=True))
+
+    if config.data.service:
+        return as_input(batches_from_services(batches, config.data.service))
+    return batches(0, 1)
 
 
 def evaluation_dataset(
@@ -139,7 +165,7 @@ def evaluation_dataset(
     replicas do.
 
     Args:
-        config: The experiment; `evaluation.batch_size` and `evaluation.fixed_size` count here.
+        config: The experiment; `evaluation.batch_size`, `evaluation.fixed_size` and `data.cache` count here.
         info: The label space of the records.
         index: The records of the split.
         context: The input pipeline, as `distribute_datasets_from_function` gives it; None is the only one.
@@ -157,23 +183,41 @@ def evaluation_dataset(
     # All pipelines take equally many positions; those from len(index) on are filling.
     steps = -(-len(index) // share.global_batch)
     positions = share.position(np.arange(steps * share.local_batch, dtype=np.int64))
-    records = tf.data.Dataset.from_tensor_slices(positions[positions < len(index)])
-    read = record_reader(index)
+    serialized = numbered_records(index, positions[positions < len(index)], config.data.cache)
     if fixed_size is not None:
         filling = tf.data.Dataset.from_tensors(_filling(fixed_size, info)).repeat(int(np.sum(positions >= len(index))))
-        images = records.map(
-            lambda record: _pad(_image(record, read(record), info), fixed_size, info),
+        images = serialized.map(
+            lambda record, content: _pad(_image(record, content, info), fixed_size, info),
             tf.data.AUTOTUNE,
             deterministic=True,
         )
         return as_input(images.concatenate(filling).batch(share.replica_batch, drop_remainder=True))
     if share.replica_batch == 1:
-        images = records.map(lambda record: _image(record, read(record), info), tf.data.AUTOTUNE, deterministic=True)
+        images = serialized.map(
+            lambda record, content: _image(record, content, info), tf.data.AUTOTUNE, deterministic=True
+        )
         batches = images.batch(1)
     else:
-        serialized = records.map(lambda record: (record, read(record)), tf.data.AUTOTUNE, deterministic=True)
         batches = _batches_of_equal_size(serialized, share, info)
     return as_input(_complete_rounds(batches, share.local_replicas, info))
+
+
+def numbered_records(index: RecordIndex, records: np.ndarray, cache: bool) -> tf.data.Dataset:
+    """Reads records in a given order.
+
+    Args:
+        index: Where they lie.
+        records: Their indices, int64.
+        cache: Keep them in memory when the dataset is first iterated, for the times after it.
+
+    Returns:
+        Pairs of a record's index and its bytes.
+    """
+    read = record_reader(index)
+    numbered = tf.data.Dataset.from_tensor_slices(records).map(
+        lambda record: (record, read(record)), tf.data.AUTOTUNE, deterministic=True
+    )
+    return numbered.cache() if cache else numbered
 
 
 def _image(record: tf.Tensor, serialized: tf.Tensor, info: DatasetInfo) -> EvaluationBatch:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -14,9 +15,6 @@ from deeplab2_lite.data.record_format import FILENAME_KEY
 from deeplab2_lite.data.records import list_shards, scan_offsets
 from deeplab2_lite.errors import UserError
 
-# A read takes so many bytes at a time; the greatest images take a few.
-_READ_BYTES = 2**20
-
 
 @dataclass(frozen=True, eq=False)
 class RecordIndex:
@@ -26,11 +24,13 @@ class RecordIndex:
         shards: The TFRecord files.
         shard_index: Each record's file, int32 [records].
         byte_offset: Where it begins in that file, int64 [records].
+        byte_length: What it takes there, int64 [records].
     """
 
     shards: tuple[Path, ...]
     shard_index: np.ndarray
     byte_offset: np.ndarray
+    byte_length: np.ndarray
 
     def __len__(self) -> int:
         return len(self.byte_offset)
@@ -51,7 +51,7 @@ def open_records(folder: str | Path, split: str) -> RecordIndex:
     """
     shards = list_shards(folder, split)
     offsets = scan_offsets(shards)
-    return RecordIndex(tuple(shards), offsets.shard_index, offsets.byte_offset)
+    return RecordIndex(tuple(shards), *offsets)
 
 
 def record_reader(index: RecordIndex, cache: bool = False) -> Callable[[tf.Tensor], tf.Tensor]:
@@ -65,13 +65,19 @@ def record_reader(index: RecordIndex, cache: bool = False) -> Callable[[tf.Tenso
         A function from a record's index, int64 scalar, to the serialized record, scalar string.
     """
     with tf.device("/CPU:0"):
-        paths = tf.constant([str(path) for path in index.shards])
+        # A process elsewhere may read, which has another current folder.
+        paths = tf.constant([os.path.abspath(path) for path in index.shards])
         shard_index, byte_offset = tf.constant(index.shard_index), tf.constant(index.byte_offset)
+        byte_length = tf.constant(index.byte_length)
 
     def read(record: tf.Tensor) -> tf.Tensor:
         path, offset = tf.gather(paths, tf.gather(shard_index, record)), tf.gather(byte_offset, record)
+        # One read takes the record, and no byte of the next.
         variant = tf.raw_ops.TFRecordDatasetV2(
-            filenames=[path], compression_type="", buffer_size=_READ_BYTES, byte_offsets=[offset]
+            filenames=[path],
+            compression_type="",
+            buffer_size=tf.gather(byte_length, record),
+            byte_offsets=[offset],
         )
         records = tf.data.experimental.from_variant(variant, tf.TensorSpec([], tf.string))
         return records.take(1).get_single_element()
@@ -131,13 +137,30 @@ def reading_error(error: Exception, index: RecordIndex) -> UserError | None:
         index: The records that were read.
 
     Returns:
-        The error to raise in its place, naming the folder and image; None if it is not about a record.
+        The error to raise in its place, naming the folder and image, or the data service; None if it is about
+        neither.
     """
     text, folder = str(error), index.shards[0].parent
     # The network and its losses may raise the same types; only iterators bear this in their stack of nodes.
     if "GetNext" not in text or not isinstance(error, (tf.errors.InvalidArgumentError, tf.errors.DataLossError)):
         return None
-    refused = re.search(r"assertion failed: \[(.*?)\]\s*(?:\[\[|\n|$)", text, re.DOTALL)
-    if refused:
-        return UserError(f"{folder}: {refused[1]}")
+    refused = refusal(text)
+    if refused is not None:
+        return UserError(f"{folder}: {refused}")
+    service = re.search(r"UserError: (data\.service: .*)", text)
+    if service:
+        return UserError(service[1])
     return UserError(f"{folder}: a record cannot be read ({text.splitlines()[0]})")
+
+
+def refusal(text: str) -> str | None:
+    """Finds what `records.require` said in TensorFlow's message.
+
+    Args:
+        text: The message.
+
+    Returns:
+        The line; None if it holds none.
+    """
+    refused = re.search(r"assertion failed: \[(.*?)\]\s*(?:\[\[|\n|$)", text, re.DOTALL)
+    return refused[1] if refused else None

@@ -18,8 +18,9 @@ from deeplab2_lite.data.record_format import (
     encode_panoptic,
     make_record,
 )
+from deeplab2_lite.data.renumbering import renumber
 from deeplab2_lite.data.shards import RecordOffsets, list_shards, scan_offsets
-from deeplab2_lite.dataset_info import DatasetInfo
+from deeplab2_lite.dataset_info import DatasetInfo, deeplab2_preset_of
 
 __all__ = [
     "ParsedRecord",
@@ -47,6 +48,12 @@ _RAW_INT32 = "raw"
 _SEMANTIC_PNG = "png"
 _LABEL_FORMATS = (PANOPTIC_PNG, _RAW_INT32, _SEMANTIC_PNG)
 
+_PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+# Bits a channel and type of colour, the bytes 24 and 25 of a PNG: others decode without a word to other ids.
+_PNG_KIND_PLACE = 24
+_RGB_KIND = b"\x08\x02"
+_GREY_KIND = b"\x08\x00"
+
 
 class ParsedRecord(NamedTuple):
     """One decoded record.
@@ -66,7 +73,8 @@ def parse_record(serialized: tf.Tensor, info: DatasetInfo) -> ParsedRecord:
     """Decodes one record in graph operations.
 
     Labels are told by their format: "panoptic_png" (this library's), "raw" (int32 panoptic ids) or "png"
-    (one channel of semantic ids, whose things count as crowd), the last two as DeepLab2 writes them.
+    (one channel of semantic ids, whose things count as crowd), the last two as DeepLab2 writes them. Their ids
+    are those of `info.stored`, where that is given.
 
     Args:
         serialized: A `tf.train.Example`, scalar string.
@@ -77,15 +85,21 @@ def parse_record(serialized: tf.Tensor, info: DatasetInfo) -> ParsedRecord:
 
     Raises:
         tf.errors.InvalidArgumentError: The record lacks a part, its label has another size than its
-            image, or holds a class that `info` has not; the message names the record's file name.
+            image, or holds an id that `info` has not; the message names the record's file name.
     """
     features = tf.io.parse_single_example(serialized, _FEATURES)
     filename = features[FILENAME_KEY]
-    image = decode_image(features[IMAGE_KEY], filename)
-    panoptic = _decode_label(features, info)
-    checks = [_same_size(image, panoptic, filename), _known_classes(panoptic, info, filename)]
+    named = tf.where(tf.equal(filename, ""), f"a record without {FILENAME_KEY}", filename)
+    image = decode_image(features[IMAGE_KEY], named)
+    label = _decode_label(features, info, named)
+    checks = [_same_size(image, label, named)]
+    if info.stores_other_ids:
+        label, is_known, message = renumber(label, info)
+        checks.append(require(is_known, [named, ": ", message]))
+    else:
+        checks.append(_known_classes(label, info, named))
     with tf.control_dependencies(checks):
-        return ParsedRecord(tf.identity(image), tf.identity(panoptic), filename)
+        return ParsedRecord(tf.identity(image), tf.identity(label), filename)
 
 
 def decode_panoptic_tensor(encoded: tf.Tensor) -> tf.Tensor:
@@ -97,9 +111,9 @@ def decode_panoptic_tensor(encoded: tf.Tensor) -> tf.Tensor:
     Returns:
         The ids, int32 [height, width].
     """
-    channels = tf.cast(tf.io.decode_png(encoded), tf.int32)
-    channels = tf.ensure_shape(channels, [None, None, 3])
-    return channels[:, :, 0] + channels[:, :, 1] * 2**8 + channels[:, :, 2] * 2**16
+    # With a fourth channel, whose content does not matter, the bytes of a pixel are those of an integer.
+    ids = tf.bitcast(tf.io.decode_png(encoded, channels=4), tf.int32)
+    return tf.bitwise.bitwise_and(ids, 2**24 - 1)
 
 
 def decode_image(encoded: tf.Tensor, filename: tf.Tensor) -> tf.Tensor:
@@ -116,7 +130,7 @@ def decode_image(encoded: tf.Tensor, filename: tf.Tensor) -> tf.Tensor:
         tf.errors.InvalidArgumentError: It is neither.
     """
     is_jpeg = tf.io.is_jpeg(encoded)
-    is_png = tf.equal(tf.strings.substr(encoded, 0, 8), b"\x89PNG\r\n\x1a\n")
+    is_png = tf.equal(tf.strings.substr(encoded, 0, 8), _PNG_SIGNATURE)
     check = require(is_jpeg | is_png, [filename, f": {IMAGE_KEY}: expected a PNG or JPEG image"])
     with tf.control_dependencies([check]):
         image = tf.cond(
@@ -128,33 +142,52 @@ def decode_image(encoded: tf.Tensor, filename: tf.Tensor) -> tf.Tensor:
     return tf.ensure_shape(image, [None, None, 3])
 
 
-def _decode_label(features: dict[str, tf.Tensor], info: DatasetInfo) -> tf.Tensor:
-    filename, encoded, label_format = features[FILENAME_KEY], features[LABEL_KEY], features[LABEL_FORMAT_KEY]
+def _decode_label(features: dict[str, tf.Tensor], info: DatasetInfo, filename: tf.Tensor) -> tf.Tensor:
+    """Decodes a label, whose ids are those stored."""
+    encoded, label_format = features[LABEL_KEY], features[LABEL_FORMAT_KEY]
+    divisor = info.label_divisor if info.stored is None else info.stored.label_divisor
+
+    def from_panoptic() -> tf.Tensor:
+        with tf.control_dependencies([_require_png(encoded, _RGB_KIND, "an RGB PNG of 8 bits a channel", filename)]):
+            return decode_panoptic_tensor(tf.identity(encoded))
 
     def from_raw() -> tf.Tensor:
         size = tf.stack([features[HEIGHT_KEY], features[WIDTH_KEY]])
         as_expected = tf.equal(tf.strings.length(encoded), tf.cast(4 * tf.reduce_prod(size), tf.int32))
-        message = [filename, f": {LABEL_KEY}: expected 4 bytes for each of ", _size_text(size), " pixels"]
-        with tf.control_dependencies([require(as_expected, message)]):
+        said = f" pixels that {HEIGHT_KEY} and {WIDTH_KEY} say"
+        message = [filename, f": {LABEL_KEY}: expected 4 bytes for each of ", _size_text(size), said]
+        with tf.control_dependencies([require(as_expected, message), _require_declared(info, filename)]):
             return tf.reshape(tf.io.decode_raw(encoded, tf.int32), size)
 
     def from_semantic() -> tf.Tensor:
-        semantic = tf.cast(tf.io.decode_png(encoded, channels=1)[:, :, 0], tf.int32)
-        return semantic * info.label_divisor
+        with tf.control_dependencies([_require_png(encoded, _GREY_KIND, "a grey PNG of 8 bits", filename)]):
+            semantic = tf.io.decode_png(tf.identity(encoded), channels=1)
+        return tf.cast(semantic[:, :, 0], tf.int32) * divisor
 
     is_panoptic, is_raw, is_semantic = (tf.equal(label_format, name) for name in _LABEL_FORMATS)
     known = require(
-        is_panoptic | is_raw | is_semantic,
+        is_panoptic | is_raw | is_semantic | tf.equal(encoded, ""),
         [filename, f": {LABEL_FORMAT_KEY}: expected one of {', '.join(_LABEL_FORMATS)}, got '", label_format, "'"],
     )
     present = require(tf.not_equal(encoded, ""), [filename, f": {LABEL_KEY}: the record holds no label"])
     with tf.control_dependencies([known, present]):
-        panoptic = tf.cond(
-            is_panoptic,
-            lambda: decode_panoptic_tensor(encoded),
-            lambda: tf.cond(is_raw, from_raw, from_semantic),
-        )
-    return tf.ensure_shape(panoptic, [None, None])
+        label = tf.cond(is_panoptic, from_panoptic, lambda: tf.cond(is_raw, from_raw, from_semantic))
+    return tf.ensure_shape(label, [None, None])
+
+
+def _require_png(encoded: tf.Tensor, kind: bytes, expected: str, filename: tf.Tensor) -> tf.Operation | None:
+    # Padded, since there is no substring beyond the end.
+    head = tf.strings.join([tf.strings.substr(encoded, 0, _PNG_KIND_PLACE + 2), b"\0" * (_PNG_KIND_PLACE + 2)])
+    is_png = tf.equal(tf.strings.substr(head, 0, len(_PNG_SIGNATURE)), _PNG_SIGNATURE)
+    as_expected = is_png & tf.equal(tf.strings.substr(head, _PNG_KIND_PLACE, len(kind)), kind)
+    return require(as_expected, [filename, f": {LABEL_KEY}: expected {expected}"])
+
+
+def _require_declared(info: DatasetInfo, filename: tf.Tensor) -> tf.Operation | None:
+    # DeepLab2's ids of another numbering would pass for other classes of things.
+    preset = None if info.stored is not None else deeplab2_preset_of(info)
+    message = f": {LABEL_FORMAT_KEY}: {_RAW_INT32}, as DeepLab2 writes it; expected data.dataset_info={preset}"
+    return require(tf.constant(preset is None), [filename, message])
 
 
 def _same_size(image: tf.Tensor, panoptic: tf.Tensor, filename: tf.Tensor) -> tf.Operation | None:
@@ -166,15 +199,21 @@ def _same_size(image: tf.Tensor, panoptic: tf.Tensor, filename: tf.Tensor) -> tf
 
 
 def _known_classes(panoptic: tf.Tensor, info: DatasetInfo, filename: tf.Tensor) -> tf.Operation | None:
-    semantic = panoptic // info.label_divisor
-    unknown = ((semantic < 0) | (semantic >= info.num_classes)) & tf.not_equal(semantic, info.ignore_label)
-    offender = tf.reduce_max(tf.where(unknown, panoptic, tf.int32.min))
+    # Unsigned, negative ids are beyond all classes. Ranges are told several times faster than classes are computed.
+    ids, void = tf.bitcast(panoptic, tf.uint32), tf.constant(info.void_id, tf.uint32)
+    is_class = ids < info.num_classes * info.label_divisor
+    known = is_class | (ids - void < info.label_divisor)
+
+    def offender() -> tf.Tensor:
+        return tf.strings.as_string(tf.reduce_max(tf.where(known, tf.int32.min, panoptic)))
+
+    is_known = tf.reduce_all(known)
     return require(
-        ~tf.reduce_any(unknown),
+        is_known,
         [
             filename,
             ": the label holds panoptic id ",
-            tf.strings.as_string(offender),
+            tf.cond(is_known, lambda: tf.constant(""), offender),
             f", whose class is none of the {info.num_classes} of '{info.name}' nor void ({info.ignore_label}) at "
             f"label_divisor {info.label_divisor}",
         ],

@@ -23,7 +23,7 @@ from deeplab2_lite.data.label_statistics import ConvertedRecord, count_label
 from deeplab2_lite.data.record_format import encode_png, make_record
 from deeplab2_lite.data.shapes_canvas import BALL, CAR, PERSON, SIGN, Canvas
 from deeplab2_lite.data.shapes_street import Street
-from deeplab2_lite.dataset_info import DatasetInfo, load_dataset_info
+from deeplab2_lite.dataset_info import DatasetInfo, load_preset
 from deeplab2_lite.errors import UserError
 
 MIN_SIDE = 33
@@ -138,7 +138,7 @@ def generate_scene(seed: int, split: str, index: int, height: int, width: int) -
 
 @functools.cache
 def _label_space() -> DatasetInfo:
-    return load_dataset_info("shapes")
+    return load_preset("shapes")
 
 
 def _check_size(height: int, width: int) -> None:

@@ -25,10 +25,12 @@ class RecordOffsets(NamedTuple):
     Attributes:
         shard_index: Position of each record's shard in the list scanned, int32 [records].
         byte_offset: Where it begins in that shard, int64 [records], in bytes.
+        byte_length: What it takes there, with its length and checksums, int64 [records].
     """
 
     shard_index: np.ndarray
     byte_offset: np.ndarray
+    byte_length: np.ndarray
 
 
 def shard_name(split: str, index: int, count: int, suffix: str = ".tfrecord") -> str:
@@ -85,21 +87,23 @@ def scan_offsets(shards: Sequence[str | Path]) -> RecordOffsets:
         UserError: A file is cut off or no TFRecord file, or there is no record in any.
     """
     per_shard = [_scan_shard(Path(path)) for path in shards]
-    counts = [len(offsets) for offsets in per_shard]
+    # The last boundary is the end of the file.
+    counts = [len(boundaries) - 1 for boundaries in per_shard]
     if not sum(counts):
         where = f"{shards[0]}: " if len(shards) else ""
         raise UserError(f"{where}no records in {len(shards)} shard(s); expected at least one")
     shard_index = np.repeat(np.arange(len(counts), dtype=np.int32), counts)
-    return RecordOffsets(shard_index, np.concatenate(per_shard))
+    byte_offset = np.concatenate([boundaries[:-1] for boundaries in per_shard])
+    return RecordOffsets(shard_index, byte_offset, np.concatenate([np.diff(boundaries) for boundaries in per_shard]))
 
 
 def _scan_shard(path: Path) -> np.ndarray:
-    offsets = []
+    boundaries = [0]
     try:
         with path.open("rb", buffering=0) as file:
             size = os.fstat(file.fileno()).st_size
-            position = 0
-            while position < size:
+            while boundaries[-1] < size:
+                position = boundaries[-1]
                 file.seek(position)
                 header = file.read(8)
                 end = position + _HEADER_BYTES + _FOOTER_BYTES
@@ -107,11 +111,10 @@ def _scan_shard(path: Path) -> np.ndarray:
                     end += struct.unpack("<Q", header)[0]
                 if end > size:
                     raise UserError(
-                        f"{path}: record {len(offsets)} (at byte {position}) goes beyond the end of the file at "
+                        f"{path}: record {len(boundaries) - 1} (at byte {position}) goes beyond the end of the file at "
                         f"{size}; the file is cut off or no TFRecord file"
                     )
-                offsets.append(position)
-                position = end
+                boundaries.append(end)
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from None
-    return np.array(offsets, np.int64)
+    return np.array(boundaries, np.int64)

@@ -24,12 +24,19 @@ _COMMANDS = {
         "deeplab2_lite.evaluation.benchmark_command",
         "time inference by stage, from image to panoptic map, beside what was published",
     ),
+    "data-service": ("deeplab2_lite.data.data_service_command", "make training input for other machines"),
     "convert": ("", "turn labelled images into TFRecords"),
+    "inspect": ("deeplab2_lite.data.inspect_command", "show what TFRecords hold, and what is wrong with them"),
 }
 _CONVERTERS = {
+    "cityscapes": ("deeplab2_lite.data.build_cityscapes", "Cityscapes as downloaded, fine or coarse labels"),
+    "coco_instances": ("deeplab2_lite.data.build_coco_instances", "images with COCO instance annotations (JSON)"),
     "coco_panoptic": ("deeplab2_lite.data.build_coco_panoptic", "images with COCO-panoptic PNGs and JSON"),
     "image_folders": ("deeplab2_lite.data.build_image_folders", "a folder of images for each class, to pre-train on"),
     "instance_masks": ("deeplab2_lite.data.build_instance_masks", "images with masks of instance ids"),
+    "labelme": ("deeplab2_lite.data.build_labelme", "images with labelme's JSON files"),
+    "mapillary_vistas": ("deeplab2_lite.data.build_mapillary_vistas", "Mapillary Vistas 1.1, 1.2 or 2.0 as downloaded"),
+    "semantic_maps": ("deeplab2_lite.data.build_semantic_maps", "images with maps of class ids"),
 }
 
 

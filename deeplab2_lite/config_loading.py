@@ -15,7 +15,7 @@ import yaml
 
 from deeplab2_lite.config import ExperimentConfig
 from deeplab2_lite.config_validation import validate
-from deeplab2_lite.dataset_info import FILE_NAME, DatasetInfo, load_dataset_info
+from deeplab2_lite.dataset_info import FILE_NAME, DatasetInfo, load_dataset_info, load_preset
 from deeplab2_lite.errors import UserError, nearest_name
 from deeplab2_lite.files import packaged_configs, write_text_atomically
 
@@ -150,7 +150,7 @@ def resolve_dataset_info(config: ExperimentConfig) -> DatasetInfo:
             raise UserError(f"data.dir: no folder {data.dir}; expected one written by 'deeplab2-lite convert'")
         return load_dataset_info(data.dir)
     if data.shapes is not None:
-        return load_dataset_info("shapes")
+        return load_preset("shapes")
     raise UserError(f"data.dir: not set; expected a folder of TFRecords with its {FILE_NAME}")
 
 

@@ -11,7 +11,7 @@ import colorsys
 import functools
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +20,13 @@ import yaml
 
 from deeplab2_lite.errors import UserError, nearest_name
 from deeplab2_lite.files import packaged_configs, write_text_atomically
+from deeplab2_lite.stored_labels import StoredLabels, stored_labels_from_dict
 
 FILE_NAME = "dataset_info.yaml"
 # Labels are stored as three bytes a pixel.
 MAX_PANOPTIC_ID = 2**24 - 1
+
+_DEEPLAB2_PREFIX = "deeplab2_"
 
 
 @dataclass(frozen=True)
@@ -54,6 +57,7 @@ class DatasetInfo:
         label_divisor: Panoptic id = semantic_id * label_divisor + instance_id.
         stuff_area_limit: Predicted stuff segments of fewer pixels become void (paper section 4).
         splits: Number of records by split; empty for a preset.
+        stored: How the labels in the records are numbered; None is as here.
     """
 
     name: str
@@ -62,6 +66,7 @@ class DatasetInfo:
     label_divisor: int = 1000
     stuff_area_limit: int = 0
     splits: Mapping[str, int] = field(default_factory=dict)
+    stored: StoredLabels | None = None
 
     def __post_init__(self) -> None:
         where = f"dataset_info '{self.name}'"
@@ -81,6 +86,8 @@ class DatasetInfo:
             )
         if self.stuff_area_limit < 0:
             raise UserError(f"{where}: stuff_area_limit: expected 0 or more, got {self.stuff_area_limit}")
+        if self.stored is not None:
+            self.stored.check(f"{where}: stored", len(self.classes))
 
     @property
     def num_classes(self) -> int:
@@ -113,18 +120,26 @@ class DatasetInfo:
         return self.label_divisor - 1
 
     @property
+    def stores_other_ids(self) -> bool:
+        """Whether labels in the records are numbered otherwise than here."""
+        same = StoredLabels(self.label_divisor, self.ignore_label, tuple(range(self.num_classes)))
+        return self.stored is not None and self.stored != same
+
+    @property
     def colors(self) -> np.ndarray:
         """Class colours, uint8 [num_classes, 3]."""
         return np.array([c.color for c in self.classes], np.uint8)
 
     def to_dict(self) -> dict[str, Any]:
         """Returns plain data, as written to YAML."""
+        stored = {} if self.stored is None else {"stored": self.stored.to_dict()}
         return {
             "name": self.name,
             "ignore_label": self.ignore_label,
             "label_divisor": self.label_divisor,
             "stuff_area_limit": self.stuff_area_limit,
             "splits": dict(self.splits),
+            **stored,
             "classes": [
                 {"name": c.name, "isthing": c.isthing, "color": list(c.color), "original_id": c.original_id}
                 for c in self.classes
@@ -166,8 +181,9 @@ def load_dataset_info(source: str | Path) -> DatasetInfo:
     """Loads a label space.
 
     Args:
-        source: The name of a preset ("cityscapes", "coco", "mapillary_vistas", "shapes"), a
-            `dataset_info.yaml`, a folder that holds one, or a COCO-panoptic JSON (its `categories`).
+        source: A `dataset_info.yaml`, a folder that holds one, a COCO-panoptic JSON (its `categories`), or the
+            name of a preset: "cityscapes", "coco", "mapillary_vistas", "mapillary_vistas_v2", "shapes", "imagenet",
+            or that of records which DeepLab2 wrote, such as "deeplab2_coco".
 
     Returns:
         The label space.
@@ -182,14 +198,44 @@ def load_dataset_info(source: str | Path) -> DatasetInfo:
         if path.suffix == ".json":
             return dataset_info_from_categories(path.stem, _read_categories(path))
         return _from_yaml(path)
-    if path.is_dir():
-        raise UserError(f"{path}: no {FILE_NAME} in this folder; expected a folder written by 'deeplab2-lite convert'")
     presets = _preset_paths()
     if str(source) in presets:
         return _from_yaml(presets[str(source)])
+    if path.is_dir():
+        raise UserError(
+            f"{path}: no {FILE_NAME} in this folder; expected a folder written by 'deeplab2-lite convert', or for "
+            f"records that DeepLab2 wrote its preset as data.dataset_info: {', '.join(deeplab2_presets())}"
+        )
     raise UserError(
         f"dataset_info '{source}': neither a preset, a file nor a folder{nearest_name(str(source), presets)}"
     )
+
+
+def load_preset(name: str) -> DatasetInfo:
+    """Loads the label space that the library knows by a name, whatever lies in the current folder.
+
+    Args:
+        name: Of the preset, such as "coco".
+
+    Returns:
+        The label space.
+    """
+    return _from_yaml(_preset_paths()[name])
+
+
+def deeplab2_presets() -> tuple[str, ...]:
+    """Returns the names of the presets for records that DeepLab2 wrote, whose folders hold no `dataset_info.yaml`."""
+    return tuple(name for name in _preset_paths() if name.startswith(_DEEPLAB2_PREFIX))
+
+
+def deeplab2_preset_of(info: DatasetInfo) -> str | None:
+    """Returns the preset for DeepLab2's records of a data set where these are numbered otherwise, else None.
+
+    Args:
+        info: A label space that says nothing of how its records are numbered.
+    """
+    name = _DEEPLAB2_PREFIX + info.name
+    return name if name in deeplab2_presets() and load_dataset_info(name).stores_other_ids else None
 
 
 def dataset_info_from_categories(name: str, categories: list[Mapping[str, Any]]) -> DatasetInfo:
@@ -244,15 +290,11 @@ def _from_yaml(path: Path) -> DatasetInfo:
         raise UserError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from None
     if not isinstance(content, dict):
         raise UserError(f"{path}: expected a mapping with 'name' and 'classes'")
-    valid = ("name", "ignore_label", "label_divisor", "stuff_area_limit", "splits", "classes")
+    valid = ("name", "ignore_label", "label_divisor", "stuff_area_limit", "splits", "stored", "classes")
     for key in content:
         if key not in valid:
             raise UserError(f"{path}: unknown key '{key}'{nearest_name(str(key), valid)}")
-    rows = content.get("classes")
-    if not isinstance(rows, list) or not rows:
-        raise UserError(f"{path}: classes: expected a list of classes with 'name' and 'isthing'")
-    fallback = distinct_colors(len(rows))
-    classes = tuple(_class_from_row(path, i, row, fallback[i]) for i, row in enumerate(rows))
+    classes = _read_classes(path, content.get("classes"))
     integers = {k: content[k] for k in ("ignore_label", "label_divisor", "stuff_area_limit") if k in content}
     for key, value in integers.items():
         if type(value) is not int:
@@ -260,7 +302,27 @@ def _from_yaml(path: Path) -> DatasetInfo:
     splits = content.get("splits") or {}
     if not isinstance(splits, dict) or not all(type(count) is int for count in splits.values()):
         raise UserError(f"{path}: splits: expected a mapping from split to number of records, got {splits!r}")
-    return DatasetInfo(str(content.get("name", path.stem)), classes, splits=splits, **integers)
+    info = DatasetInfo(str(content.get("name", path.stem)), classes, splits=splits, **integers)
+    if content.get("stored") is None:
+        return info
+    stored = stored_labels_from_dict(
+        f"{path}: stored", content["stored"], info.num_classes, info.label_divisor, info.ignore_label
+    )
+    return replace(info, stored=stored)
+
+
+def _read_classes(path: Path, rows: Any) -> tuple[ClassInfo, ...]:
+    if isinstance(rows, str):
+        presets = {name: preset for name, preset in _preset_paths().items() if preset != path}
+        if rows not in presets:
+            raise UserError(f"{path}: classes: '{rows}' is no preset{nearest_name(rows, presets)}")
+        return _from_yaml(presets[rows]).classes
+    if not isinstance(rows, list) or not rows:
+        raise UserError(
+            f"{path}: classes: expected a list of classes with 'name' and 'isthing', or the name of a preset"
+        )
+    fallback = distinct_colors(len(rows))
+    return tuple(_class_from_row(path, i, row, fallback[i]) for i, row in enumerate(rows))
 
 
 def _class_from_row(path: Path, index: int, row: Any, fallback: tuple[int, int, int]) -> ClassInfo:

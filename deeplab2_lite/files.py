@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import tempfile
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,6 +18,9 @@ def packaged_configs() -> Path:
         if (folder / "datasets").is_dir():
             return folder
     raise FileNotFoundError(f"no configs folder beside {here}: the installation is incomplete")
+
+# The mask can only be read by setting it, which another thread must not see.
+_UMASK_LOCK = threading.Lock()
 
 
 @contextlib.contextmanager
@@ -36,8 +40,9 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     try:
         yield temporary
         # mkstemp makes files private; give what an ordinary open() would have given.
-        umask = os.umask(0)
-        os.umask(umask)
+        with _UMASK_LOCK:
+            umask = os.umask(0)
+            os.umask(umask)
         temporary.chmod(0o666 & ~umask)
         temporary.replace(path)
     finally:

@@ -29,6 +29,9 @@ HELP = [
     ["convert", "coco_panoptic", "--help"],
     ["convert", "instance_masks", "--help"],
     ["convert", "image_folders", "--help"],
+    ["convert", "coco_instances", "--help"],
+    ["convert", "labelme", "--help"],
+    ["convert", "semantic_maps", "--help"],
 ]
 
 
@@ -78,6 +81,9 @@ def test_help_says_what_there_is(words, capsys):
         "convert coco_panoptic --help": ["--split", "--dataset_info", "--label_divisor"],
         "convert instance_masks --help": ["--object_name", "--overwrite", "--num_processes"],
         "convert image_folders --help": ["--input", "--output", "--split"],
+        "convert coco_instances --help": ["--split", "--dataset_info", "--background", "--label_divisor"],
+        "convert labelme --help": ["--val_fraction", "--things", "--stuff", "--void", "--line_width"],
+        "convert semantic_maps --help": ["--split", "--classes", "--void", "--instances"],
     }[" ".join(words)]
     assert [word for word in expected if word not in text] == []
 

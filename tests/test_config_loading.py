@@ -25,7 +25,6 @@ from deeplab2_lite.config_loading import (
     resolve_dataset_info,
     save_config,
 )
-from deeplab2_lite.dataset_info import ClassInfo, DatasetInfo, load_dataset_info
 from deeplab2_lite.errors import UserError
 
 EXPERIMENTS = sorted(packaged_experiments())
@@ -318,12 +317,6 @@ def test_every_packaged_experiment_loads_and_reads_back(name, tmp_path):
         assert resolve_dataset_info(config).name == (config.data.dataset_info or "shapes")
 
 
-@pytest.mark.parametrize("path", sorted(CONFIGS.glob("datasets/*.yaml")), ids=lambda path: path.stem)
-def test_every_packaged_label_space_loads(path):
-    assert load_dataset_info(path.stem) == load_dataset_info(path)
-    assert load_dataset_info(path).name == path.stem
-
-
 def test_names_work_from_any_folder_and_files_win(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     expected = packaged_experiments()["shapes/mobilenet_v3_small"]
@@ -438,51 +431,3 @@ def test_a_saved_config_is_complete_and_nested_classes_are_built():
     assert set(config_to_dict(ExperimentConfig())) == {field.name for field in dataclasses.fields(ExperimentConfig)}
     config = config_from_dict({"model": {"backbone": {"name": "resnet50"}}})
     assert config.model.backbone == BackboneConfig(name="resnet50")
-
-
-# ---- label spaces
-
-
-def own_info(folder: Path) -> DatasetInfo:
-    folder.mkdir()
-    info = DatasetInfo("own", (ClassInfo("cell", True, (1, 2, 3), 7),), splits={"train": 4})
-    info.save(folder)
-    return info
-
-
-def test_dataset_info_wins_then_the_folder_then_shapes(tmp_path):
-    own = own_info(tmp_path / "records")
-    folder = f"data.dir={json.dumps(str(tmp_path / 'records'))}"
-    assert resolve_dataset_info(load_config((), folder)) == own
-    assert resolve_dataset_info(load_config((), f"{folder},data.dataset_info=cityscapes")).name == "cityscapes"
-    # It need not even be there when the label space is named.
-    assert resolve_dataset_info(load_config((), "data.dir=/nowhere,data.dataset_info=coco")).name == "coco"
-    assert resolve_dataset_info(load_config((), "data.shapes={}")).name == "shapes"
-    assert resolve_dataset_info(load_config((), "data.shapes={},data.dataset_info=coco")).name == "coco"
-    path = tmp_path / "records" / "dataset_info.yaml"
-    assert resolve_dataset_info(load_config((), f"data.dataset_info={json.dumps(str(path))}")) == own
-
-
-@pytest.mark.parametrize(
-    ("override", "message"),
-    [
-        ("", "data.dir: not set; expected a folder of TFRecords with its dataset_info.yaml"),
-        ("data.dir=/no/where", "data.dir: no folder /no/where; expected one written by 'deeplab2-lite convert'"),
-        (
-            "data.dataset_info=cityscape",
-            "dataset_info 'cityscape': neither a preset, a file nor a folder; did you mean 'cityscapes'?",
-        ),
-    ],
-)
-def test_label_spaces_that_are_not_there(override, message):
-    with pytest.raises(UserError) as caught:
-        resolve_dataset_info(load_config((), override))
-    assert str(caught.value) == message
-
-
-def test_a_folder_without_label_space_is_refused(tmp_path):
-    with pytest.raises(UserError) as caught:
-        resolve_dataset_info(load_config((), f"data.dir={json.dumps(str(tmp_path))}"))
-    assert str(caught.value) == (
-        f"{tmp_path}: no dataset_info.yaml in this folder; expected a folder written by 'deeplab2-lite convert'"
-    )

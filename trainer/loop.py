@@ -11,8 +11,9 @@ import tensorflow as tf
 import tf_keras as keras
 
 from deeplab2_lite.config import ExperimentConfig
+from deeplab2_lite.data.device_targets import make_targets_on_device
 from deeplab2_lite.data.ordering import record_at
-from deeplab2_lite.data.pipeline import TrainingBatch, training_dataset
+from deeplab2_lite.data.pipeline import LabelledBatch, TrainingBatch, training_dataset
 from deeplab2_lite.data.record_index import RecordIndex, reading_error, record_names
 from deeplab2_lite.data.targets import Targets
 from deeplab2_lite.dataset_info import DatasetInfo
@@ -89,6 +90,7 @@ class Trainer(orbit.StandardTrainer):
             global_step: Restored already, if training goes on.
         """
         self._config = config
+        self._info = info
         self._index = index
         self._strategy = strategy
         self._network = network
@@ -122,7 +124,11 @@ class Trainer(orbit.StandardTrainer):
     @staticmethod
     @abc.abstractmethod
     def batch_losses(outputs: dict[str, tf.Tensor], batch: Any, config: ExperimentConfig) -> dict[str, WeightedTerm]:
-        """Returns loss terms by name, of the network's outputs for a batch of `input_dataset`."""
+        """Returns loss terms by name, of the network's outputs for a batch as `prepare_batch` gives it."""
+
+    def prepare_batch(self, batch: Any) -> Any:
+        """Returns what `batch_losses` takes, of a batch of `input_dataset`; part of the step on each replica."""
+        return batch
 
     def train(self, num_steps: tf.Tensor) -> orbit.runner.Output:
         """Runs `num_steps` steps and returns their mean losses.
@@ -171,6 +177,7 @@ class Trainer(orbit.StandardTrainer):
         replica = tf.distribute.get_replica_context()
         statistics = self._network.non_trainable_variables
         before = [variable.read_value() for variable in statistics]
+        batch = self.prepare_batch(batch)
         with tf.GradientTape() as tape:
             outputs = self._network(batch.image, training=True)
             losses = _divide_over_replicas(self.batch_losses(outputs, batch, self._config), replica)
@@ -227,8 +234,21 @@ class PanopticTrainer(Trainer):
         start_step: int,
         context: tf.distribute.InputContext,
     ) -> tf.data.Dataset:
-        """Returns each a `TrainingBatch`."""
+        """Returns each a `TrainingBatch`, or with `targets.on_device` a `LabelledBatch`."""
         return training_dataset(config, info, index, start_step, context)
+
+    def prepare_batch(self, batch: TrainingBatch | LabelledBatch) -> TrainingBatch:
+        """Makes the targets where the input pipeline left them to be made."""
+        if isinstance(batch, TrainingBatch):
+            return batch
+
+        def make(panoptic: tf.Tensor) -> Targets:
+            return make_targets_on_device(panoptic, self._info, self._config.targets)
+
+        if not isinstance(self._strategy, tf.distribute.TPUStrategy):
+            # A TPU compiles the whole step.
+            make = tf.function(make, autograph=False, jit_compile=True)
+        return TrainingBatch(batch.image, make(batch.panoptic), batch.record)
 
     @staticmethod
     def batch_losses(

@@ -11,6 +11,7 @@ from PIL import Image
 
 from deeplab2_lite.data import build_coco_panoptic as coco
 from deeplab2_lite.data.conversion import convert
+from deeplab2_lite.data.record_format import LABEL_KEY, decode_panoptic
 from deeplab2_lite.data.records import list_shards, parse_record
 from deeplab2_lite.dataset_info import load_dataset_info
 from deeplab2_lite.errors import UserError
@@ -146,7 +147,9 @@ def test_damaged_files_are_named(tmp_path):
 
 def test_too_many_instances_are_refused(tmp_path):
     write_official(tmp_path)
-    with pytest.raises(UserError, match=r"a\.png: 2 instances of 'cat', but label_divisor 2 holds 1; expected --label_divisor=3"):
+    with pytest.raises(
+        UserError, match=r"a\.png: 2 instances of 'cat', but label_divisor 2 holds 1; expected --label_divisor=3"
+    ):
         convert_val(tmp_path, label_divisor=2)
 
 
@@ -205,3 +208,27 @@ def test_real_coco_equals_its_annotations(real_data, tmp_path):
         np.testing.assert_array_equal(panoptic, expected)
         ids, counts = np.unique(panoptic[panoptic != info.void_id], return_counts=True)
         assert dict(zip(ids.tolist(), counts.tolist(), strict=True)) == areas
+
+
+@pytest.mark.real_data
+def test_areas_of_all_real_segments_equal_those_of_the_json(real_data):
+    sources = coco.official_layout(real_data / "coco")
+    conversion = coco.plan(sources)
+    info = conversion.converter.info
+    images = segments = 0
+    for split, items in conversion.splits.items():
+        content = json.loads(sources[split].annotations.read_bytes())
+        annotations = {annotation["file_name"]: annotation["segments_info"] for annotation in content["annotations"]}
+        for item in items:
+            example = tf.train.Example.FromString(conversion.converter(item).serialized)
+            panoptic = decode_panoptic(example.features.feature[LABEL_KEY].bytes_list.value[0])
+            expected, instances = collections.Counter(), collections.Counter()
+            for segment, official in zip(item.segments, annotations[item.panoptic.name], strict=True):
+                is_instance = info.classes[segment.class_id].isthing and not official["iscrowd"]
+                instances[segment.class_id] += is_instance
+                instance = instances[segment.class_id] if is_instance else 0
+                expected[segment.class_id * info.label_divisor + instance] += official["area"]
+            areas = np.bincount(panoptic[panoptic != info.void_id])
+            assert {i: areas[i] for i in np.flatnonzero(areas)} == expected, item.image.name
+            images, segments = images + 1, segments + len(item.segments)
+    assert (images, segments) == (150, 1650)

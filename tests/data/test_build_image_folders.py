@@ -68,7 +68,7 @@ def test_the_preset_is_what_imagenets_own_folders_give():
 def test_what_is_wrong_is_named(images, tmp_path):
     def error(**arguments):
         with pytest.raises(UserError) as caught:
-            plan(images, **arguments)
+            convert(plan(images, **arguments), tmp_path / "records")
         return str(caught.value)
 
     assert error(splits=["test"]) == f"{images / 'test'}: no such folder; expected {{split}}/{{class}}/ with images"

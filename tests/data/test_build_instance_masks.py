@@ -97,7 +97,8 @@ def test_lonely_and_double_files_are_named(tmp_path):
 
 def test_more_instances_than_the_divisor_holds_are_refused(tmp_path):
     write_split(tmp_path / "in" / "train", ["many"], np.arange(12, dtype=np.uint16).reshape(3, 4))
-    with pytest.raises(UserError, match=r"masks/many\.png: 11 instances of 'object', but label_divisor 11 .*--label_divisor=12"):
+    message = r"masks/many\.png: 11 instances of 'object', but label_divisor 11 .*--label_divisor=12"
+    with pytest.raises(UserError, match=message):
         convert(masks.plan(tmp_path / "in", splits=["train"], label_divisor=11), tmp_path / "out")
     convert(masks.plan(tmp_path / "in", splits=["train"], label_divisor=12), tmp_path / "out")
     assert parsed(tmp_path / "out", "train")["many.png"].panoptic.numpy().max() == 23

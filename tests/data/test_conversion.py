@@ -156,7 +156,7 @@ def test_a_killed_conversion_resumes_to_the_same_bytes(tmp_path):
         "from deeplab2_lite.data import conversion, shapes\n"
         "from deeplab2_lite.data.conversion_output import Conversion\n"
         "items = {'train': [shapes.ShapesItem('train', i) for i in range(160)]}\n"
-        "info = shapes.load_dataset_info('shapes')\n"
+        "info = shapes.load_preset('shapes')\n"
         "converter = shapes.ShapesConverter(info, ShapesConfig(height=65, width=65))\n"
         f"conversion.convert(Conversion(converter, items, 10), {str(tmp_path / 'killed')!r})\n"
     )

@@ -161,8 +161,9 @@ def test_offsets_are_where_records_begin(tmp_path):
     written = write_shards(tmp_path, "train", [3, 0, 5])
     paths = records.list_shards(tmp_path, "train")
     assert [p.name for p in paths] == [f"train-0000{i}-of-00003.tfrecord" for i in range(3)]
-    shard_index, byte_offset = records.scan_offsets(paths)
-    assert shard_index.dtype == np.int32 and byte_offset.dtype == np.int64
+    shard_index, byte_offset, byte_length = records.scan_offsets(paths)
+    assert shard_index.dtype == np.int32 and byte_offset.dtype == byte_length.dtype == np.int64
+    assert byte_length.tolist() == [len(record) + 16 for record in written]
     assert shard_index.tolist() == [0] * 3 + [2] * 5
     files, places = tf.constant([str(path) for path in paths]), tf.constant(byte_offset)
     # Within a function: tf.data cannot rebuild a TFRecordDatasetV2 with offsets that stands alone.

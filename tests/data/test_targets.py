@@ -1,5 +1,7 @@
 """Targets against a slow reading of paper section 3.1 in NumPy."""
 
+import dataclasses
+
 import hypothesis
 import hypothesis.strategies as st
 import numpy as np
@@ -8,22 +10,24 @@ import tensorflow as tf
 
 from deeplab2_lite.config import TargetConfig
 from deeplab2_lite.data.targets import Targets, make_targets
-from deeplab2_lite.dataset_info import ClassInfo, DatasetInfo
+from deeplab2_lite.dataset_info import DatasetInfo
 
-HEIGHT, WIDTH = 64, 80
-INFO = DatasetInfo(
-    "test",
-    (
-        ClassInfo("road", False, (1, 1, 1), 0),
-        ClassInfo("car", True, (2, 2, 2), 1),
-        ClassInfo("sky", False, (3, 3, 3), 2),
-        ClassInfo("person", True, (4, 4, 4), 3),
-    ),
-    ignore_label=255,
-    label_divisor=1000,
+from .target_reference import (
+    CAR,
+    CLASSES,
+    CONFIG,
+    HEIGHT,
+    INFO,
+    PERSON,
+    ROAD,
+    VOID,
+    WIDTH,
+    assert_equal_targets,
+    crowded,
+    label_maps,
+    noise,
+    slow_targets,
 )
-CONFIG = TargetConfig(center_sigma=2.0, small_instance_area=60, small_instance_weight=3.0)
-ROAD, CAR, PERSON, VOID = 0, 1000, 3000, 255000
 
 
 @tf.function(input_signature=[tf.TensorSpec([HEIGHT, WIDTH], tf.int32)])
@@ -31,55 +35,8 @@ def targets_in_graph(panoptic):
     return make_targets(panoptic, INFO, CONFIG)
 
 
-def slow_targets(panoptic: np.ndarray, info: DatasetInfo, config: TargetConfig) -> Targets:
-    height, width = panoptic.shape
-    semantic = panoptic // info.label_divisor
-    semantic_weight = np.where(semantic == info.ignore_label, 0, 1).astype(np.float32)
-    center_weight = np.where(semantic == info.ignore_label, 0, 1).astype(np.float32)
-    heatmap = np.zeros((height, width), np.float32)
-    offset = np.zeros((height, width, 2), np.float32)
-    offset_weight = np.zeros((height, width), np.float32)
-    radius = int(3 * config.center_sigma) + 1
-    for identifier in np.unique(panoptic):
-        class_id, instance = divmod(int(identifier), info.label_divisor)
-        if class_id not in info.thing_ids:
-            continue
-        ys, xs = np.nonzero(panoptic == identifier)
-        if instance == 0:
-            center_weight[ys, xs] = 0
-            continue
-        center_y, center_x = ys.mean(), xs.mean()
-        if len(ys) < config.small_instance_area:
-            semantic_weight[ys, xs] = config.small_instance_weight
-        offset[ys, xs, 0], offset[ys, xs, 1] = center_y - ys, center_x - xs
-        offset_weight[ys, xs] = 1
-        row, column = int(np.floor(center_y + 0.5)), int(np.floor(center_x + 0.5))
-        for y in range(max(0, row - radius), min(height, row + radius + 1)):
-            for x in range(max(0, column - radius), min(width, column + radius + 1)):
-                squared = (y - row) ** 2 + (x - column) ** 2
-                heatmap[y, x] = max(heatmap[y, x], np.exp(-squared / (2 * config.center_sigma**2)))
-    return Targets(semantic, semantic_weight, heatmap, center_weight, offset, offset_weight)
-
-
 def assert_equals_slow_reading(panoptic: np.ndarray) -> None:
-    expected = slow_targets(panoptic, INFO, CONFIG)
-    actual = targets_in_graph(panoptic)
-    for name in Targets._fields:
-        got, wanted = getattr(actual, name).numpy(), getattr(expected, name)
-        assert got.dtype == wanted.dtype, name
-        np.testing.assert_allclose(got, wanted, rtol=2e-7, atol=1e-7, err_msg=name)
-
-
-@st.composite
-def label_maps(draw):
-    """Rectangles of any id over each other: visible parts of any shape, some cut off at the border."""
-    panoptic = np.full((HEIGHT, WIDTH), draw(st.sampled_from([ROAD, VOID, CAR, CAR + 1])), np.int32)
-    for _ in range(draw(st.integers(0, 12))):
-        top, left = draw(st.integers(0, HEIGHT - 1)), draw(st.integers(0, WIDTH - 1))
-        height, width = draw(st.integers(1, 25)), draw(st.integers(1, 25))
-        class_id, instance = draw(st.sampled_from([0, 1, 2, 3, 255])), draw(st.integers(0, 3))
-        panoptic[top : top + height, left : left + width] = class_id * 1000 + instance * (class_id in (1, 3))
-    return panoptic
+    assert_equal_targets(targets_in_graph(panoptic), slow_targets(panoptic, INFO, CONFIG))
 
 
 @hypothesis.given(label_maps())
@@ -91,10 +48,7 @@ def test_drawn_maps(panoptic):
 @hypothesis.settings(max_examples=5)
 def test_noise(seed, instances):
     """Hundreds of instances, scattered over single pixels."""
-    generator = np.random.default_rng(seed)
-    class_id = generator.choice([0, 1, 2, 3, 255], (HEIGHT, WIDTH))
-    instance = generator.integers(0, instances, (HEIGHT, WIDTH)) * np.isin(class_id, INFO.thing_ids)
-    assert_equals_slow_reading((class_id * 1000 + instance).astype(np.int32))
+    assert_equals_slow_reading(noise(seed, instances))
 
 
 @pytest.mark.parametrize("fill", [ROAD, VOID, CAR], ids=["stuff", "void", "crowd"])
@@ -115,6 +69,34 @@ def test_more_than_a_thousand_instances():
     np.testing.assert_array_equal(np.abs(targets.center_offset), np.float32(0.5))
     # Centres at .5 round up, to the lower right pixel of each block.
     np.testing.assert_array_equal(targets.center_heatmap.numpy() == 1, (np.indices((HEIGHT, WIDTH)) % 2 == 1).all(0))
+
+
+def test_more_than_a_thousand_instances_of_one_class():
+    panoptic, info = crowded(seed=0)
+    assert_equal_targets(make_targets(tf.constant(panoptic), info, CONFIG), slow_targets(panoptic, info, CONFIG))
+
+
+@pytest.mark.parametrize("ignore_label", [4, 255, 8191, 8192, 16000])
+def test_label_spaces_of_other_void(ignore_label):
+    """Classes and kinds share the bits of an integer, of 16 or of 32."""
+    info = DatasetInfo("test", CLASSES, ignore_label=ignore_label, label_divisor=1000)
+    panoptic = noise(seed=1, instances=20)
+    panoptic[panoptic == VOID] = info.void_id
+    # Ids between the classes and void belong to nothing, but are no reason to fail.
+    panoptic[0, :3] = (ignore_label - 1) * 1000
+    assert_equal_targets(make_targets(tf.constant(panoptic), info, CONFIG), slow_targets(panoptic, info, CONFIG))
+
+
+def test_a_label_space_without_things():
+    info = DatasetInfo("stuff", (CLASSES[0], CLASSES[2]))
+    panoptic = np.array([[0, 0, 255000], [1000, 0, 1000]], np.int32)
+    assert_equal_targets(make_targets(tf.constant(panoptic), info, CONFIG), slow_targets(panoptic, info, CONFIG))
+
+
+def test_weight_below_one_of_small_instances():
+    config = dataclasses.replace(CONFIG, small_instance_weight=0.1)
+    panoptic = noise(seed=2, instances=200)
+    assert_equal_targets(make_targets(tf.constant(panoptic), INFO, config), slow_targets(panoptic, INFO, config))
 
 
 def test_gaussian_of_the_paper():
@@ -147,8 +129,27 @@ def test_sums_beyond_32_bits_are_exact():
     np.testing.assert_array_equal(offset[[0, -1], [0, -1]], [[549.5, 2099.5], [-549.5, -2099.5]])
 
 
+@pytest.mark.parametrize("shape", [(3, 16000), (16000, 3), (1, 40000)], ids=["wide", "high", "widest"])
+def test_offsets_far_from_a_centre_are_those_of_float64(shape):
+    """Of an instance with holes, so that its runs are many and its centre is no round number."""
+    panoptic = np.where(np.random.default_rng(3).random(shape) < 0.9, CAR + 1, ROAD).astype(np.int32)
+    offset = make_targets(tf.constant(panoptic), INFO, CONFIG).center_offset.numpy()
+    pixels = np.argwhere(panoptic == CAR + 1)
+    np.testing.assert_allclose(offset[tuple(pixels.T)], pixels.mean(axis=0) - pixels, rtol=1.2e-7, atol=1e-7)
+    assert not offset[panoptic == ROAD].any()
+
+
 def test_shapes_are_static_in_a_dataset():
     dataset = tf.data.Dataset.from_tensors(tf.zeros([9, 17], tf.int32)).map(lambda p: make_targets(p, INFO, CONFIG))
     assert isinstance(dataset.element_spec, Targets)
     for name, spec in dataset.element_spec._asdict().items():
         assert spec.shape == ([9, 17, 2] if name == "center_offset" else [9, 17])
+
+
+def test_shapes_may_be_dynamic():
+    @tf.function(input_signature=[tf.TensorSpec([None, None], tf.int32)])
+    def of_any_size(panoptic):
+        return make_targets(panoptic, INFO, CONFIG)
+
+    for panoptic in (noise(seed=4, instances=9), noise(seed=5, instances=9)[:7, :70]):
+        assert_equal_targets(of_any_size(panoptic), slow_targets(panoptic, INFO, CONFIG))
