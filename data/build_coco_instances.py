@@ -30,6 +30,7 @@ from deeplab2_lite.data.labelled_record import Segment, labelled_record
 from deeplab2_lite.data.overlaps import back_to_front, panoptic_from_owners
 from deeplab2_lite.dataset_info import DatasetInfo, dataset_info_from_categories
 from deeplab2_lite.errors import UserError
+from deeplab2_lite.files import read_json
 
 
 class SplitSource(NamedTuple):
@@ -221,12 +222,7 @@ def _paint(item: AnnotatedImage, info: DatasetInfo) -> np.ndarray:
 def _read_annotations(source: SplitSource) -> dict[str, Any]:
     if not source.images.is_dir():
         raise UserError(f"{source.images}: no such folder; expected the images of {source.annotations}")
-    try:
-        content = json.loads(source.annotations.read_bytes())
-    except OSError as error:
-        raise UserError(f"{source.annotations}: cannot be read ({error.strerror})") from None
-    except ValueError as error:
-        raise UserError(f"{source.annotations}: not valid JSON ({error})") from None
+    content = read_json(source.annotations)
     for key in ("images", "annotations", "categories"):
         rows = content.get(key) if isinstance(content, dict) else None
         if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
@@ -242,7 +238,7 @@ def _info_from_categories(
         if not content["categories"]:
             raise UserError(f"{sources[split].annotations}: categories: expected at least one")
         categories = [{"isthing": 1, **category} for category in content["categories"]]
-        infos[split] = dataset_info_from_categories(name, categories)
+        infos[split] = dataset_info_from_categories(name, categories, sources[split].annotations)
     first, *others = infos
     for other in others:
         if infos[other].classes != infos[first].classes:

@@ -7,7 +7,6 @@ The format: images, one JSON with `images`, `annotations` (a list of `segments_i
 from __future__ import annotations
 
 import argparse
-import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,10 +15,11 @@ from typing import Any, NamedTuple
 from deeplab2_lite.data.conversion_options import add_label_divisor_argument, add_output_arguments, write
 from deeplab2_lite.data.conversion_output import Conversion
 from deeplab2_lite.data.images import load_image_for_record
+from deeplab2_lite.data.label_spaces import read_label_space
 from deeplab2_lite.data.label_statistics import ConvertedRecord
 from deeplab2_lite.data.labelled_record import Segment, labelled_record
-from deeplab2_lite.data.segment_maps import read_json_lists, read_panoptic_png
-from deeplab2_lite.dataset_info import DatasetInfo, dataset_info_from_categories, load_dataset_info, load_preset
+from deeplab2_lite.data.segment_maps import listed_segments, read_json_lists, read_panoptic_png
+from deeplab2_lite.dataset_info import DatasetInfo, dataset_info_from_categories, load_preset
 from deeplab2_lite.errors import UserError
 
 
@@ -91,7 +91,7 @@ def plan(
     sources: Mapping[str, SplitSource],
     *,
     dataset_info: str | Path | DatasetInfo | None = None,
-    label_divisor: int = 1000,
+    label_divisor: int | None = None,
 ) -> Conversion:
     """Finds what is to be converted of splits in COCO-panoptic format.
 
@@ -102,7 +102,8 @@ def plan(
         sources: Where each split lies; see `official_layout`.
         dataset_info: The label space, whose `original_id` are category ids; None takes the categories of
             the JSON files (and the preset "coco" where they are COCO's).
-        label_divisor: Panoptic id = class id * label_divisor + instance id.
+        label_divisor: Panoptic id = class id * label_divisor + instance id; None is that of `dataset_info`, or
+            1000.
 
     Returns:
         The conversion, for `conversion.convert`.
@@ -111,13 +112,8 @@ def plan(
         UserError: A file is missing, damaged or contradicts another; the message names it.
     """
     contents = {split: _read_annotations(source) for split, source in sources.items()}
-    if dataset_info is None:
-        info = _info_from_categories(sources, contents)
-    elif isinstance(dataset_info, DatasetInfo):
-        info = dataset_info
-    else:
-        info = load_dataset_info(dataset_info)
-    info = dataclasses.replace(info, label_divisor=label_divisor)
+    known = _info_from_categories(sources, contents) if dataset_info is None else dataset_info
+    info = read_label_space(known, label_divisor)
     items = {split: _annotated_images(sources[split], content, info) for split, content in contents.items()}
     return Conversion(CocoPanopticConverter(info), items)
 
@@ -143,7 +139,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME_OR_FILE",
         help="the label space, its original_id being category ids (default: the categories of the annotations)",
     )
-    add_label_divisor_argument(parser)
+    add_label_divisor_argument(parser, default=None)
     add_output_arguments(parser)
 
 
@@ -167,7 +163,9 @@ def _read_annotations(source: SplitSource) -> dict[str, Any]:
 
 def _info_from_categories(sources: Mapping[str, SplitSource], contents: Mapping[str, dict[str, Any]]) -> DatasetInfo:
     infos = {
-        split: dataset_info_from_categories(sources[split].annotations.stem, content["categories"])
+        split: dataset_info_from_categories(
+            sources[split].annotations.stem, content["categories"], sources[split].annotations
+        )
         for split, content in contents.items()
     }
     first, *others = infos
@@ -194,29 +192,14 @@ def _annotated_images(source: SplitSource, content: Mapping[str, Any], info: Dat
                 raise UserError(
                     f"{source.annotations}: annotation '{name}' is of image {image_id}, which is not listed"
                 )
-            segments = _segments(source, annotation, class_ids)
+            where = f"{source.annotations}: annotation '{annotation['file_name']}'"
+            segments = listed_segments(where, annotation["segments_info"], class_ids)
             image = source.images / images[image_id]["file_name"]
             items.append(AnnotatedImage(image, source.panoptic / annotation["file_name"], segments))
-    except (KeyError, TypeError) as error:
+    except KeyError as error:
         raise UserError(f"{source.annotations}: an image, annotation or segment lacks the key {error}") from None
+    except TypeError as error:
+        raise UserError(f"{source.annotations}: not as COCO's panoptic annotations are ({error})") from None
     if len(annotations) < len(content["annotations"]):
         raise UserError(f"{source.annotations}: two annotations of the same image")
     return items
-
-
-def _segments(source: SplitSource, annotation: Mapping[str, Any], class_ids: Mapping[int, int]) -> tuple[Segment, ...]:
-    where = f"{source.annotations}: annotation '{annotation['file_name']}'"
-    segments = []
-    for segment in annotation["segments_info"]:
-        if segment["category_id"] not in class_ids:
-            raise UserError(
-                f"{where}: segment {segment['id']} has category {segment['category_id']}, which is not listed"
-            )
-        class_id = class_ids[segment["category_id"]]
-        segments.append(Segment(segment["id"], class_id, bool(segment.get("iscrowd", 0))))
-    ids = {segment.id for segment in segments}
-    if 0 in ids:
-        raise UserError(f"{where}: a segment has id 0, which stands for unlabelled pixels")
-    if len(ids) < len(segments):
-        raise UserError(f"{where}: two segments have the same id")
-    return tuple(segments)

@@ -25,6 +25,7 @@ _SWATCH_HEIGHT, _SHADE_WIDTH, _SHADES = 16, 9, 3
 _BACKGROUND, _TEXT, _FAINT = (24, 26, 30), (235, 235, 235), (150, 154, 160)
 # Rows are about so high, in pixels, and at most so.
 _USUAL_HEIGHT, _GREATEST_HEIGHT = 290, 480
+_MOST_IN_ROW = 12
 # Title and legend need room even above a single narrow image.
 _LEAST_WIDTH = 480
 
@@ -111,23 +112,35 @@ def _aspect(sample: Sample) -> float:
     return sample.panoptic.shape[1] / sample.panoptic.shape[0]
 
 
-def _divide_into_rows(samples: Sequence[Sample]) -> list[list[Sample]]:
-    """Divides samples, in order, into rows of nearly equal width."""
-    ends = np.cumsum([2 * _aspect(sample) * _USUAL_HEIGHT + _PAIR_GAP for sample in samples])
-    count = max(1, round(ends[-1] / (SHEET_WIDTH - 2 * _MARGIN)))
-    middles = ends - np.diff(ends, prepend=0) / 2
-    numbers = np.minimum(middles / ends[-1] * count, count - 1).astype(int).tolist()
-    rows: dict[int, list[Sample]] = {}
-    for number, sample in zip(numbers, samples, strict=True):
-        rows.setdefault(number, []).append(sample)
-    return list(rows.values())
+def _divide_into_rows(samples: Sequence[Sample]) -> list[Sequence[Sample]]:
+    """Divides samples, in order, into rows that fill the sheet at heights as near to the usual one as can be."""
+    best: list[tuple[float, int]] = [(0.0, 0)]
+    for end in range(1, len(samples) + 1):
+        choices = []
+        for begin in range(max(0, end - _MOST_IN_ROW), end):
+            # By samples, so that neither many nor few rows are favoured.
+            excess = math.log(_row_height(samples[begin:end]) / _USUAL_HEIGHT) ** 2 * (end - begin)
+            choices.append((best[begin][0] + excess, begin))
+        best.append(min(choices))
+    rows: list[Sequence[Sample]] = []
+    end = len(samples)
+    while end:
+        begin = best[end][1]
+        rows.insert(0, samples[begin:end])
+        end = begin
+    return rows
+
+
+def _row_height(samples: Sequence[Sample]) -> int:
+    """Returns how high pairs of image and label are that are together as wide as the sheet."""
+    gaps = len(samples) * _GAP + (len(samples) - 1) * _PAIR_GAP
+    height = (SHEET_WIDTH - 2 * _MARGIN - gaps) / sum(2 * _aspect(sample) for sample in samples)
+    return max(1, min(_GREATEST_HEIGHT, math.floor(height)))
 
 
 def _draw_row(samples: Sequence[Sample], info: DatasetInfo) -> Image.Image:
-    """Draws pairs of image and label, all so high that together they are as wide as the sheet."""
-    gaps = len(samples) * _GAP + (len(samples) - 1) * _PAIR_GAP
-    available = SHEET_WIDTH - 2 * _MARGIN - gaps
-    height = max(1, min(_GREATEST_HEIGHT, math.floor(available / sum(2 * _aspect(sample) for sample in samples))))
+    """Draws pairs of image and label beside each other."""
+    height = _row_height(samples)
     # Rounded down, so that no row is wider than the sheet.
     pairs = [_draw_pair(_resize(s, height, max(1, math.floor(height * _aspect(s)))), s.caption, info) for s in samples]
     width = sum(pair.width for pair in pairs) + (len(pairs) - 1) * _PAIR_GAP

@@ -38,9 +38,6 @@ def run(arguments: argparse.Namespace) -> None:
     import tensorflow as tf
 
     service = tf.data.experimental.service
-    ended = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: ended.set())
     try:
         dispatcher = service.DispatchServer(service.DispatcherConfig(port=arguments.port))
         port = dispatcher.target.rsplit(":", 1)[1]
@@ -56,6 +53,9 @@ def run(arguments: argparse.Namespace) -> None:
             f"--port={arguments.port} --worker_port={arguments.worker_port}: cannot be listened on "
             f"({str(error).splitlines()[0]})"
         ) from None
+    ended = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: ended.set())
     print(f"grpc://{arguments.host}:{port}", flush=True)
     ended.wait()
     # Servers that are deleted wait for their clients, who may go on asking for ever. There is nothing to save.

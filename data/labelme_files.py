@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import base64
 import binascii
-import json
 from collections.abc import Mapping
 from pathlib import Path, PureWindowsPath
 from typing import Any, NamedTuple
 
 from deeplab2_lite.errors import UserError, nearest_name
+from deeplab2_lite.files import read_json
 
 # How many points each type of shape has, at least and at most.
 _POINTS: Mapping[str, tuple[int, float]] = {
@@ -79,12 +79,7 @@ def read_labelme_file(path: Path) -> LabelmeFile:
     Raises:
         UserError: It cannot be read, or is not of labelme.
     """
-    try:
-        content = json.loads(path.read_bytes())
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
-    except ValueError as error:
-        raise UserError(f"{path}: not valid JSON ({error})") from None
+    content = read_json(path)
     if not isinstance(content, dict) or not isinstance(content.get("shapes"), list):
         raise UserError(f"{path}: no list 'shapes'; expected a file of labelme")
     shapes = tuple(_read_shape(f"{path}: shapes[{i}]", row) for i, row in enumerate(content["shapes"]))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,6 +14,7 @@ from deeplab2_lite.data.labelled_record import Segment
 from deeplab2_lite.data.segment_maps import panoptic_from_values
 from deeplab2_lite.dataset_info import ClassInfo, DatasetInfo
 from deeplab2_lite.errors import UserError
+from deeplab2_lite.files import read_json
 
 _STUFF_AREA_LIMIT = 4096  # paper section 4
 _INSTANCES_PER_LABEL = 256
@@ -50,12 +50,7 @@ def read_labels(path: Path) -> tuple[VistasLabel, ...]:
     Raises:
         UserError: The file cannot be read, or lists no labels.
     """
-    try:
-        content = json.loads(path.read_bytes())
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
-    except ValueError as error:
-        raise UserError(f"{path}: not valid JSON ({error})") from None
+    content = read_json(path)
     rows = content.get("labels") if isinstance(content, dict) else None
     if not isinstance(rows, list) or not rows:
         raise UserError(f"{path}: no list 'labels'; expected the configuration that comes with Mapillary Vistas")
@@ -77,7 +72,7 @@ def dataset_info_from_labels(name: str, labels: Sequence[VistasLabel], label_div
         The label space, contiguous in the order of the labels, whose ids are its `original_id`.
     """
     classes = tuple(
-        ClassInfo(label.readable, label.instances, label.color, index)
+        ClassInfo(label.readable, label.instances, label.color, index, label.name.split("--")[0])
         for index, label in enumerate(labels)
         if label.evaluate
     )

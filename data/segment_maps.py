@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,6 +13,7 @@ from deeplab2_lite.data.labelled_record import Segment, number_segments
 from deeplab2_lite.data.record_format import panoptic_from_channels
 from deeplab2_lite.dataset_info import DatasetInfo
 from deeplab2_lite.errors import UserError
+from deeplab2_lite.files import read_json
 
 MAX_VALUE = 2**16 - 1
 
@@ -117,8 +117,8 @@ def read_panoptic_json(
             image_id, name = annotation["image_id"], annotation["file_name"]
             if image_id in annotations:
                 raise UserError(f"{path}: two annotations of image '{image_id}'")
-            segments = _segments(f"{path}: annotation '{name}'", annotation["segments_info"], classes)
-            annotations[image_id] = PanopticAnnotation(folder / name, segments)
+            segments = listed_segments(f"{path}: annotation '{name}'", annotation["segments_info"], classes)
+            annotations[image_id] = PanopticAnnotation(folder / name, tuple(sorted(segments)))
     except KeyError as error:
         raise UserError(f"{path}: a category, annotation or segment lacks the key {error}") from None
     except TypeError as error:
@@ -139,22 +139,34 @@ def read_json_lists(path: Path, keys: Sequence[str]) -> dict[str, Any]:
     Raises:
         UserError: It cannot be read, is no JSON, or lacks a list.
     """
-    try:
-        content = json.loads(path.read_bytes())
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path}: not valid JSON ({error})") from None
+    content = read_json(path)
     for key in keys:
         if not isinstance(content, dict) or not isinstance(content.get(key), list):
             raise UserError(f"{path}: no list '{key}'; expected annotations in COCO's format")
     return content
 
 
-def _segments(where: str, rows: Sequence[Mapping[str, Any]], classes: Mapping[int, int]) -> tuple[Segment, ...]:
+def listed_segments(where: str, rows: Sequence[Mapping[str, Any]], classes: Mapping[int, int]) -> tuple[Segment, ...]:
+    """Reads the `segments_info` of an annotation.
+
+    Args:
+        where: Begins messages.
+        rows: The segments.
+        classes: Class of each category id.
+
+    Returns:
+        The segments in their order.
+
+    Raises:
+        UserError: A segment is of no category listed, or has an id that is no number above 0 of its own.
+        KeyError: A segment lacks an id or a category.
+        TypeError: A segment is no object.
+    """
     segments: dict[int, Segment] = {}
     for row in rows:
         segment_id, category = row["id"], row["category_id"]
+        if type(segment_id) is not int or segment_id < 0:
+            raise UserError(f"{where}: segment id {segment_id!r}: expected an integer above 0")
         if category not in classes:
             raise UserError(f"{where}: segment {segment_id} has category {category}, which is not listed")
         if segment_id == 0:
@@ -162,4 +174,4 @@ def _segments(where: str, rows: Sequence[Mapping[str, Any]], classes: Mapping[in
         if segment_id in segments:
             raise UserError(f"{where}: two segments have the id {segment_id}")
         segments[segment_id] = Segment(segment_id, classes[category], bool(row.get("iscrowd", 0)))
-    return tuple(segments[segment_id] for segment_id in sorted(segments))
+    return tuple(segments.values())

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import colorsys
 import functools
-import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -19,7 +19,7 @@ import numpy as np
 import yaml
 
 from deeplab2_lite.errors import UserError, nearest_name
-from deeplab2_lite.files import packaged_configs, write_text_atomically
+from deeplab2_lite.files import packaged_configs, read_json, write_text_atomically
 from deeplab2_lite.stored_labels import StoredLabels, stored_labels_from_dict
 
 FILE_NAME = "dataset_info.yaml"
@@ -38,12 +38,27 @@ class ClassInfo:
         isthing: Whether its pixels belong to countable instances.
         color: RGB, 0..255, for pictures.
         original_id: Its id in the source annotations (COCO category id, Cityscapes label id, ...).
+        category: The group of classes that it belongs to, such as "vehicle", for figures by category.
+        average_area: Pixels of an average instance, which weighs instances in Cityscapes' iIoU.
     """
 
     name: str
     isthing: bool
     color: tuple[int, int, int]
     original_id: int
+    category: str | None = None
+    average_area: float | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns plain data, as written to YAML."""
+        optional = {"category": self.category, "average_area": self.average_area}
+        return {
+            "name": self.name,
+            "isthing": self.isthing,
+            "color": list(self.color),
+            "original_id": self.original_id,
+            **{key: value for key, value in optional.items() if value is not None},
+        }
 
 
 @dataclass(frozen=True)
@@ -110,6 +125,11 @@ class DatasetInfo:
         return tuple(c.name for c in self.classes)
 
     @property
+    def categories(self) -> tuple[str, ...]:
+        """The categories of the classes, in the order of their first classes."""
+        return tuple(dict.fromkeys(c.category for c in self.classes if c.category is not None))
+
+    @property
     def void_id(self) -> int:
         """Panoptic id of void pixels."""
         return self.ignore_label * self.label_divisor
@@ -140,10 +160,7 @@ class DatasetInfo:
             "stuff_area_limit": self.stuff_area_limit,
             "splits": dict(self.splits),
             **stored,
-            "classes": [
-                {"name": c.name, "isthing": c.isthing, "color": list(c.color), "original_id": c.original_id}
-                for c in self.classes
-            ],
+            "classes": [c.to_dict() for c in self.classes],
         }
 
     def save(self, folder: str | Path) -> Path:
@@ -196,7 +213,7 @@ def load_dataset_info(source: str | Path) -> DatasetInfo:
         path = path / FILE_NAME
     if path.is_file():
         if path.suffix == ".json":
-            return dataset_info_from_categories(path.stem, _read_categories(path))
+            return dataset_info_from_categories(path.stem, _read_categories(path), path)
         return _from_yaml(path)
     presets = _preset_paths()
     if str(source) in presets:
@@ -238,44 +255,59 @@ def deeplab2_preset_of(info: DatasetInfo) -> str | None:
     return name if name in deeplab2_presets() and load_dataset_info(name).stores_other_ids else None
 
 
-def dataset_info_from_categories(name: str, categories: list[Mapping[str, Any]]) -> DatasetInfo:
+def dataset_info_from_categories(
+    name: str, categories: list[Mapping[str, Any]], source: str | Path | None = None
+) -> DatasetInfo:
     """Builds a label space from COCO-panoptic categories, contiguous in the order of their ids.
 
     Args:
         name: Name of the data set.
-        categories: Mappings with `id`, `name`, `isthing`, and optionally `color`.
+        categories: Mappings with `id`, `name`, `isthing`, and optionally `color` and `supercategory`; of a path
+            such as Mapillary's "object--vehicle--car" the first part is the class's category.
+        source: The file that they stand in, for messages; None is the name.
 
     Returns:
         The label space, with COCO's stuff area limit of 4096 pixels (paper section 4).
 
     Raises:
-        UserError: A category lacks a key, or two have the same id.
+        UserError: A category lacks a key or has a value of another type, or two have the same id.
     """
-    categories = sorted(categories, key=lambda c: c.get("id", -1))
+    where = source or name
+    for category in categories:
+        if not isinstance(category, Mapping):
+            raise UserError(f"{where}: category {category!r}: expected an object with 'id', 'name' and 'isthing'")
+        for key in ("id", "name", "isthing"):
+            if key not in category:
+                raise UserError(f"{where}: category {dict(category)}: no key '{key}'")
+        if type(category["id"]) is not int:
+            raise UserError(f"{where}: category {dict(category)}: id: expected an integer")
+    categories = sorted(categories, key=lambda c: c["id"])
     fallback = distinct_colors(len(categories))
     classes = []
     for position, category in enumerate(categories):
-        for key in ("id", "name", "isthing"):
-            if key not in category:
-                raise UserError(f"{name}: category {dict(category)}: no key '{key}'")
-        color = tuple(int(v) for v in category.get("color", fallback[position]))
-        classes.append(ClassInfo(str(category["name"]), bool(category["isthing"]), color, int(category["id"])))
+        color = _color_of(f"{where}: category '{category['name']}'", category.get("color", fallback[position]))
+        group = str(category["supercategory"]).split("--")[0] if category.get("supercategory") else None
+        classes.append(ClassInfo(str(category["name"]), bool(category["isthing"]), color, int(category["id"]), group))
     ids = [c.original_id for c in classes]
     if len(set(ids)) != len(ids):
-        raise UserError(f"{name}: two categories have the same id")
+        raise UserError(f"{where}: two categories have the same id")
     ignore_label = 255 if len(classes) <= 255 else len(classes)
     return DatasetInfo(name, tuple(classes), ignore_label=ignore_label, stuff_area_limit=4096)
 
 
 def _read_categories(path: Path) -> list[Mapping[str, Any]]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise UserError(f"{path}: not valid JSON ({error})") from None
+    content = read_json(path)
     categories = content.get("categories") if isinstance(content, dict) else content
     if not isinstance(categories, list) or not all(isinstance(c, dict) for c in categories):
         raise UserError(f"{path}: expected a list 'categories' of objects, as in COCO-panoptic annotations")
     return categories
+
+
+def _color_of(where: str, value: Any) -> tuple[int, int, int]:
+    is_color = isinstance(value, list | tuple) and len(value) == 3
+    if not is_color or not all(type(v) is int and 0 <= v <= 255 for v in value):
+        raise UserError(f"{where}: color: expected three integers in 0..255, got {value!r}")
+    return tuple(value)
 
 
 @functools.cache
@@ -329,7 +361,7 @@ def _class_from_row(path: Path, index: int, row: Any, fallback: tuple[int, int, 
     where = f"{path}: classes[{index}]"
     if not isinstance(row, dict):
         raise UserError(f"{where}: expected a mapping with 'name' and 'isthing', got {row!r}")
-    valid = ("name", "isthing", "color", "original_id")
+    valid = ("name", "isthing", "color", "original_id", "category", "average_area")
     for key in row:
         if key not in valid:
             raise UserError(f"{where}: unknown key '{key}'{nearest_name(str(key), valid)}")
@@ -337,10 +369,15 @@ def _class_from_row(path: Path, index: int, row: Any, fallback: tuple[int, int, 
         raise UserError(f"{where}: name: expected text, got {row.get('name')!r}")
     if not isinstance(row.get("isthing"), bool):
         raise UserError(f"{where}: isthing: expected true or false, got {row.get('isthing')!r}")
-    color = row.get("color", fallback)
-    if len(color) != 3 or not all(type(v) is int and 0 <= v <= 255 for v in color):
-        raise UserError(f"{where}: color: expected three integers in 0..255, got {color!r}")
+    color = _color_of(where, row.get("color", fallback))
     original_id = row.get("original_id", index)
     if type(original_id) is not int:
         raise UserError(f"{where}: original_id: expected an integer, got {original_id!r}")
-    return ClassInfo(row["name"], row["isthing"], tuple(color), original_id)
+    category = row.get("category")
+    if category is not None and not isinstance(category, str):
+        raise UserError(f"{where}: category: expected text, got {category!r}")
+    area = row.get("average_area")
+    if area is not None and (isinstance(area, bool) or not isinstance(area, int | float) or not 0 < area < math.inf):
+        raise UserError(f"{where}: average_area: expected a number of pixels above 0, got {area!r}")
+    area = None if area is None else float(area)
+    return ClassInfo(row["name"], row["isthing"], tuple(color), original_id, category, area)

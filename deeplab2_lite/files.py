@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import tempfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
+
+from deeplab2_lite.errors import UserError
 
 
 def packaged_configs() -> Path:
@@ -18,6 +22,7 @@ def packaged_configs() -> Path:
         if (folder / "datasets").is_dir():
             return folder
     raise FileNotFoundError(f"no configs folder beside {here}: the installation is incomplete")
+
 
 # The mask can only be read by setting it, which another thread must not see.
 _UMASK_LOCK = threading.Lock()
@@ -47,6 +52,26 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def read_json(path: str | Path) -> Any:
+    """Reads a JSON file.
+
+    Args:
+        path: The file.
+
+    Returns:
+        Its content.
+
+    Raises:
+        UserError: It cannot be read, or is no JSON.
+    """
+    try:
+        return json.loads(Path(path).read_bytes())
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path}: not valid JSON ({error})") from None
 
 
 def write_text_atomically(path: str | Path, text: str) -> Path:

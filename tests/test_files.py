@@ -7,7 +7,8 @@ import os
 import pytest
 
 from deeplab2_lite import files
-from deeplab2_lite.files import atomic_path, packaged_configs, write_text_atomically
+from deeplab2_lite.errors import UserError
+from deeplab2_lite.files import atomic_path, packaged_configs, read_json, write_text_atomically
 
 
 @pytest.fixture
@@ -89,3 +90,21 @@ def test_configs_are_found_below_the_package_or_beside_it(tmp_path, monkeypatch)
     assert packaged_configs() == tmp_path / "configs"
     (package / "configs" / "datasets").mkdir(parents=True)
     assert packaged_configs() == package / "configs"
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"{", r"a\.json: not valid JSON \("),
+        (b'{"a": "\xff"}', r"a\.json: not valid JSON \("),
+        (b"[" * 100_000, r"a\.json: not valid JSON \("),
+        (None, r"a\.json: cannot be read \(No such file or directory\)"),
+    ],
+)
+def test_files_that_are_no_json_are_named(tmp_path, content, message):
+    if content is not None:
+        (tmp_path / "a.json").write_bytes(content)
+    with pytest.raises(UserError, match=message):
+        read_json(tmp_path / "a.json")
+    (tmp_path / "b.json").write_text('{"a": [1, null]}')
+    assert read_json(tmp_path / "b.json") == {"a": [1, None]}

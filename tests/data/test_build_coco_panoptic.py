@@ -100,7 +100,7 @@ def edit_segment(index, **values):
     ("edit", "message"),
     [
         (edit_segment(0, id=5), r"a\.png: segment 70000 is in the PNG but not in the JSON"),
-        (edit_segment(5, id=7), r"annotation 'a\.png': two segments have the same id"),
+        (edit_segment(5, id=7), r"annotation 'a\.png': two segments have the id 7"),
         (edit_segment(5, id=0), r"annotation 'a\.png': a segment has id 0"),
         (edit_segment(0, category_id=4), r"segment 70000 has category 4, which is not listed"),
         (lambda c: c["annotations"][0]["segments_info"][0].pop("category_id"), r"val2017\.json: .*'category_id'"),
