@@ -19,5 +19,9 @@ PACKAGES = {
 setup(
     packages=list(PACKAGES),
     package_dir=PACKAGES,
-    package_data={"deeplab2_lite": ["py.typed"], "deeplab2_lite.configs": ["*/*.yaml"]},
+    package_data={
+        "deeplab2_lite": ["py.typed"],
+        "deeplab2_lite.configs": ["*/*.yaml"],
+        "deeplab2_lite.evaluation": ["*.css", "*.js"],
+    },
 )

@@ -14,7 +14,9 @@ from deeplab2_lite.command import run_command
 # and none of them imports TensorFlow before its flags are read.
 _COMMANDS = {
     "train": ("deeplab2_lite.trainer.train", "train, evaluate and export (--mode)"),
+    "evaluate": ("deeplab2_lite.evaluation.evaluate_command", "measure a model, or predictions that are files"),
     "predict": ("deeplab2_lite.evaluation.predict", "segment an image or a folder of images"),
+    "submit": ("deeplab2_lite.evaluation.submit_command", "make or check files that the benchmark servers take"),
     "import-weights": ("deeplab2_lite.pretrained_command", "read weights of other code bases to train on from"),
     "complexity": (
         "deeplab2_lite.complexity.command",

@@ -295,6 +295,26 @@ def dataset_info_from_categories(
     return DatasetInfo(name, tuple(classes), ignore_label=ignore_label, stuff_area_limit=4096)
 
 
+def label_space_difference(expected: DatasetInfo, found: DatasetInfo) -> str | None:
+    """Tells two label spaces apart.
+
+    Args:
+        expected: One.
+        found: The other; names of data sets, colours and original ids may differ.
+
+    Returns:
+        None if their panoptic ids mean the same; else in what they differ.
+    """
+    for key in ("num_classes", "ignore_label", "label_divisor"):
+        if getattr(expected, key) != getattr(found, key):
+            return f"{key} is {getattr(expected, key)} of '{expected.name}' and {getattr(found, key)} of '{found.name}'"
+    for class_id, (ours, theirs) in enumerate(zip(expected.classes, found.classes, strict=True)):
+        if (ours.name, ours.isthing) != (theirs.name, theirs.isthing):
+            kinds = [f"{'thing' if c.isthing else 'stuff'} '{c.name}'" for c in (ours, theirs)]
+            return f"class {class_id} is {kinds[0]} of '{expected.name}' and {kinds[1]} of '{found.name}'"
+    return None
+
+
 def _read_categories(path: Path) -> list[Mapping[str, Any]]:
     content = read_json(path)
     categories = content.get("categories") if isinstance(content, dict) else content

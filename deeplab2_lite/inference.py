@@ -176,22 +176,28 @@ class Predictor:
     """Segments one image of any size at a time: `predict(image)`."""
 
     def __init__(
-        self, model_or_path: Any, config: ExperimentConfig | None = None, info: DatasetInfo | None = None
+        self,
+        model_or_path: Any,
+        config: ExperimentConfig | None = None,
+        info: DatasetInfo | None = None,
+        overrides: str = "",
     ) -> None:
         """Loads a model.
 
         Args:
-            model_or_path: A model folder, an exported SavedModel, or a keras.Model.
+            model_or_path: A model folder, an exported SavedModel, a list of model folders (an ensemble), or a
+                keras.Model.
             config: Needed with a keras.Model alone; the others bring theirs.
             info: Label space; None takes the configuration's.
+            overrides: Settings that win over those of model folders, such as "inference.flip_left_right=true".
 
         Raises:
             UserError: Nothing that can predict is there.
         """
-        if isinstance(model_or_path, str | Path):
+        if _is_paths(model_or_path):
             from deeplab2_lite.loading import load_inference
 
-            loaded = load_inference(model_or_path)
+            loaded = load_inference(model_or_path, overrides)
             self.info, self._infer = loaded.info, loaded.infer
         else:
             if config is None:
@@ -219,6 +225,11 @@ class Predictor:
         result, scores = self._infer(tf.constant(image[None]))
         self.instance_scores = scores[0].numpy()
         return tf.nest.map_structure(lambda tensor: tensor[0].numpy(), result)
+
+
+def _is_paths(model: Any) -> bool:
+    first = model[0] if isinstance(model, list | tuple) and model else model
+    return isinstance(first, str | Path)
 
 
 def inference_function(

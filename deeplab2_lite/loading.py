@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,10 +12,11 @@ import tf_keras as keras
 from deeplab2_lite.checkpoints import CheckpointStore, assign, named_weights
 from deeplab2_lite.config import ExperimentConfig
 from deeplab2_lite.config_loading import load_config
-from deeplab2_lite.dataset_info import DatasetInfo, load_dataset_info
+from deeplab2_lite.dataset_info import DatasetInfo, label_space_difference, load_dataset_info
 from deeplab2_lite.errors import UserError
 from deeplab2_lite.inference import InferenceSettings, inference_function, result_from_tensors
 from deeplab2_lite.model import build_model
+from deeplab2_lite.multi_view import Member
 from deeplab2_lite.postprocessing.segmentation import PanopticResult
 
 CONFIG_FILE = "config.yaml"
@@ -29,6 +30,31 @@ class TrainedModel(NamedTuple):
     config: ExperimentConfig
     info: DatasetInfo
     step: int
+
+
+class Ensemble(NamedTuple):
+    """Networks whose outputs are averaged, in the order in which they were named.
+
+    Attributes:
+        models: The networks; settings of inference and post-processing are those of the first.
+    """
+
+    models: tuple[TrainedModel, ...]
+
+    @property
+    def config(self) -> ExperimentConfig:
+        """The first one's configuration."""
+        return self.models[0].config
+
+    @property
+    def info(self) -> DatasetInfo:
+        """The label space."""
+        return self.models[0].info
+
+    @property
+    def members(self) -> tuple[Member, ...]:
+        """The networks as `infer` takes them."""
+        return tuple(Member(model.network, model.config.model.backbone.output_stride) for model in self.models)
 
 
 class LoadedInference(NamedTuple):
@@ -60,12 +86,14 @@ def load_model(path: str | Path) -> Any:
     raise UserError(_nothing_to_load(path))
 
 
-def load_model_dir(path: str | Path, step: int | None = None) -> TrainedModel:
+def load_model_dir(path: str | Path, step: int | None = None, overrides: str = "") -> TrainedModel:
     """Loads the network of a model folder.
 
     Args:
         path: The folder that training wrote.
         step: Of the checkpoint; None is the newest.
+        overrides: Settings that win over those of the folder, as for `load_config`; such as
+            "model.backbone.output_stride=8", which puts the same weights into another network (paper section 4.2).
 
     Returns:
         The network with its weights, configuration and label space.
@@ -76,7 +104,7 @@ def load_model_dir(path: str | Path, step: int | None = None) -> TrainedModel:
     path = Path(path)
     if not is_model_dir(path):
         raise UserError(_nothing_to_load(path))
-    config, info = load_config(path / CONFIG_FILE), load_dataset_info(path)
+    config, info = load_config(path / CONFIG_FILE, overrides), load_dataset_info(path)
     store = CheckpointStore(path / CHECKPOINTS)
     checkpoint = store.load(step)
     network = build_model(config, info.num_classes)
@@ -84,26 +112,64 @@ def load_model_dir(path: str | Path, step: int | None = None) -> TrainedModel:
     return TrainedModel(network, config, info, checkpoint.step)
 
 
-def load_inference(path: str | Path) -> LoadedInference:
+def load_ensemble(paths: Sequence[str | Path], overrides: str = "") -> Ensemble:
+    """Loads the networks of model folders, whose outputs are to be averaged.
+
+    Args:
+        paths: The folders; one is an ensemble, too.
+        overrides: As for `load_model_dir`, for all of them.
+
+    Returns:
+        The ensemble.
+
+    Raises:
+        UserError: A folder is none of a model, or the networks do not go together: classes, tasks and
+            `data.longest_side` must be the same.
+    """
+    first, *others = [load_model_dir(path, overrides=overrides) for path in paths]
+    for path, other in zip(paths[1:], others, strict=True):
+        difference = label_space_difference(first.info, other.info)
+        if difference is not None:
+            raise UserError(f"{path} is of another label space than {paths[0]}: {difference}")
+        for key, expected, found in (
+            ("model.tasks", first.config.model.tasks, other.config.model.tasks),
+            ("data.longest_side", first.config.data.longest_side, other.config.data.longest_side),
+        ):
+            if expected != found:
+                raise UserError(f"{path} has {key} {found}, {paths[0]} has {expected}; an ensemble needs one")
+    return Ensemble((first, *others))
+
+
+def load_inference(paths: str | Path | Sequence[str | Path], overrides: str = "") -> LoadedInference:
     """Loads whatever can segment images.
 
     Args:
-        path: A model folder or a SavedModel of `export_saved_model`.
+        paths: A model folder, or a SavedModel of `export_saved_model`; or model folders, as an ensemble.
+        overrides: Settings that win over those of the model folders, as for `load_config`; such as
+            "inference.flip_left_right=true".
 
     Returns:
         Function and label space.
 
     Raises:
-        UserError: The path is neither, or its network gives no panoptic map.
+        UserError: A path is neither, networks do not go together or give no panoptic map, or a SavedModel is to
+            do otherwise than it was exported.
     """
-    path = Path(path)
-    if is_saved_model(path):
-        return _load_saved_model(path)
-    trained = load_model_dir(path)
-    if trained.config.model.tasks != "panoptic":
-        raise UserError(f"{path}: model.tasks '{trained.config.model.tasks}' gives no panoptic map; expected panoptic")
-    settings = InferenceSettings.from_config(trained.config, trained.info)
-    return LoadedInference(inference_function(trained.network, settings), trained.info)
+    paths = [Path(path) for path in ([paths] if isinstance(paths, str | Path) else paths)]
+    saved = [path for path in paths if is_saved_model(path)]
+    if saved and (overrides or len(paths) > 1):
+        raise UserError(
+            f"{saved[0]} is a SavedModel, whose settings were fixed when it was exported; expected a model folder for "
+            "ensembles, flips, scales, tiles and other settings"
+        )
+    if saved:
+        return _load_saved_model(saved[0])
+    ensemble = load_ensemble(paths, overrides)
+    tasks = ensemble.config.model.tasks
+    if tasks != "panoptic":
+        raise UserError(f"{paths[0]}: model.tasks '{tasks}' gives no panoptic map; expected panoptic")
+    settings = InferenceSettings.from_config(ensemble.config, ensemble.info)
+    return LoadedInference(inference_function(ensemble.members, settings), ensemble.info)
 
 
 def is_model_dir(path: Path) -> bool:

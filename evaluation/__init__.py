@@ -9,12 +9,15 @@ import importlib
 from typing import Any
 
 _NAMES = {
+    "BoundaryIoU": "boundary_iou",
+    "BoundaryPanopticQuality": "boundary_quality",
     "InstanceAP": "instance_ap",
+    "InstanceIoU": "instance_iou",
     "MeanIoU": "mean_iou",
     "PanopticQuality": "panoptic_quality",
 }
 
-__all__ = ["InstanceAP", "MeanIoU", "PanopticQuality"]
+__all__ = ["BoundaryIoU", "BoundaryPanopticQuality", "InstanceAP", "InstanceIoU", "MeanIoU", "PanopticQuality"]
 
 
 def __getattr__(name: str) -> Any:

@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from deeplab2_lite.evaluation.boundary_iou import BoundaryCounts
+from deeplab2_lite.evaluation.instance_iou import InstanceIoUCounts
 from deeplab2_lite.evaluation.mean_iou import ConfusionCounts
 from deeplab2_lite.evaluation.panoptic_quality import PanopticCounts
 
@@ -23,6 +25,8 @@ class ImageCounts(NamedTuple):
         semantic: For `MeanIoU`.
         boundary: For boundary PQ.
         instance: For `InstanceAP`, by the name of its rules.
+        boundary_iou: For `BoundaryIoU`.
+        instance_iou: For `InstanceIoU`.
     """
 
     name: str
@@ -30,11 +34,13 @@ class ImageCounts(NamedTuple):
     semantic: ConfusionCounts | None = None
     boundary: PanopticCounts | None = None
     instance: Mapping[str, Mapping[str, Any]] | None = None
+    boundary_iou: BoundaryCounts | None = None
+    instance_iou: InstanceIoUCounts | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Returns the counts as JSON can hold them; what is None is left out."""
         content: dict[str, Any] = {"name": self.name}
-        for key in ("panoptic", "semantic", "boundary"):
+        for key in ("panoptic", "semantic", "boundary", "boundary_iou", "instance_iou"):
             counts = getattr(self, key)
             if counts is not None:
                 content[key] = counts.to_json()
@@ -45,9 +51,13 @@ class ImageCounts(NamedTuple):
     @classmethod
     def from_json(cls, content: Mapping[str, Any], num_classes: int) -> ImageCounts:
         """Reads what `to_json` returned."""
-        panoptic, boundary = (
-            PanopticCounts.from_json(content[key], num_classes) if key in content else None
-            for key in ("panoptic", "boundary")
-        )
-        semantic = ConfusionCounts.from_json(content["semantic"]) if "semantic" in content else None
-        return cls(content["name"], panoptic, semantic, boundary, content.get("instance"))
+        by_class = {
+            "panoptic": PanopticCounts,
+            "boundary": PanopticCounts,
+            "boundary_iou": BoundaryCounts,
+            "instance_iou": InstanceIoUCounts,
+        }
+        counts = {key: kind.from_json(content[key], num_classes) for key, kind in by_class.items() if key in content}
+        if "semantic" in content:
+            counts["semantic"] = ConfusionCounts.from_json(content["semantic"])
+        return cls(content["name"], instance=content.get("instance"), **counts)

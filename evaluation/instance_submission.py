@@ -111,14 +111,16 @@ class CityscapesInstanceWriter:
     the names of Cityscapes' images. Masks are `NAME_pred/ROW.png`, 8 bits, 255 in the instance.
     """
 
-    def __init__(self, info: DatasetInfo, folder: str | Path) -> None:
+    def __init__(self, info: DatasetInfo, folder: str | Path, ending: str = "_pred") -> None:
         """Makes the folder.
 
         Args:
             info: Label space of the results; its original ids are the label ids.
             folder: Where lists and masks go.
+            ending: Of the names of lists; Mapillary Vistas has none, its lists are named as the images.
         """
         self._info = info
+        self._ending = ending
         self._folder = Path(folder)
         self._folder.mkdir(parents=True, exist_ok=True)
 
@@ -165,7 +167,7 @@ class CityscapesInstanceWriter:
             image_id: Likewise.
         """
         name = Path(file_name).stem if image_id is None else image_id
-        return self._folder / f"{name}_pred.txt"
+        return self._folder / f"{name}{self._ending}.txt"
 
     def finish(self) -> Path:
         """Returns the folder, in which the files of each image are whole since it was added."""

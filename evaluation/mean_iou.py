@@ -1,4 +1,4 @@
-"""Mean intersection over union by the rules of the official Cityscapes script."""
+"""Mean intersection over union of classes and categories by the rules of the official Cityscapes script."""
 
 from __future__ import annotations
 
@@ -8,12 +8,15 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from deeplab2_lite.dataset_info import DatasetInfo
+from deeplab2_lite.errors import UserError
 from deeplab2_lite.evaluation.overlaps import (
+    Overlaps,
     check_mergeable,
     check_same_shape,
     check_semantic_ids,
     count_overlaps,
     integer_map,
+    sum_pairs,
 )
 
 
@@ -51,12 +54,17 @@ class MeanIoUResult:
             prediction of a labelled pixel.
         confusion: Pixels of true class (row) and predicted class (column), int64
             [classes, classes + 1]; the last column holds labelled pixels that were predicted void.
+        mean_category_iou: Mean over the categories that occur; NaN where there is none.
+        per_category_iou: float64 [categories], in the order of the label space's `categories`: a pixel is right if its
+            class is of the true category. NaN as for classes.
     """
 
     mean_iou: float
     pixel_accuracy: float
     per_class_iou: np.ndarray
     confusion: np.ndarray
+    mean_category_iou: float
+    per_category_iou: np.ndarray
 
 
 class MeanIoU:
@@ -107,7 +115,46 @@ class MeanIoU:
         """
         truth, prediction = integer_map(truth, "truth", (2, 3)), integer_map(prediction, "prediction", (2, 3))
         check_same_shape(truth, prediction)
-        pairs = count_overlaps(truth, prediction)
+        return self._count(count_overlaps(truth, prediction))
+
+    def count_pairs(self, pairs: Overlaps) -> ConfusionCounts:
+        """Counts an image of which is known what meets in it, without adding it.
+
+        Args:
+            pairs: Which panoptic ids of the truth and semantic ids of the prediction meet.
+
+        Returns:
+            What `count` returns.
+
+        Raises:
+            UserError: An id is of no class.
+        """
+        return self._count(sum_pairs(pairs.truth // self._info.label_divisor, pairs.prediction, pairs.pixels))
+
+    def count_matrix(self, confusion: np.ndarray) -> ConfusionCounts:
+        """Takes the counts of an image from where they were made, without adding them.
+
+        Args:
+            confusion: Pixels of true class (row) and predicted class (column; the last is void), integers
+                [classes + 1, classes + 1]; the last row has pixels of no class, of which there should be none.
+
+        Returns:
+            What `count` returns.
+
+        Raises:
+            UserError: There are pixels whose truth is neither a class nor void.
+        """
+        confusion = np.asarray(confusion)
+        unknown = int(confusion[-1].sum())
+        if unknown:
+            raise UserError(
+                f"truth: {unknown} pixels are of an unknown class; expected 0..{self._info.num_classes - 1} or "
+                f"{self._info.ignore_label} (void), the ids of '{self._info.name}'"
+            )
+        truth, prediction = np.nonzero(confusion)
+        return ConfusionCounts(truth, prediction, confusion[truth, prediction].astype(np.int64))
+
+    def _count(self, pairs: Overlaps) -> ConfusionCounts:
         check_semantic_ids(pairs.truth, self._info, "truth")
         check_semantic_ids(pairs.prediction, self._info, "prediction")
         labelled = pairs.truth != self._info.ignore_label
@@ -139,10 +186,29 @@ class MeanIoU:
         right = np.diagonal(self._confusion)
         union = self._confusion.sum(axis=1) + self._confusion[:, :-1].sum(axis=0) - right
         iou = np.where(union > 0, right / np.maximum(union, 1), np.nan)
+        category_iou = self._category_iou()
         labelled = int(self._confusion.sum())
         return MeanIoUResult(
-            mean_iou=float(iou[union > 0].mean()) if union.any() else float("nan"),
+            mean_iou=mean_of_numbers(iou),
             pixel_accuracy=int(right.sum()) / labelled if labelled else float("nan"),
             per_class_iou=iou,
             confusion=self._confusion.copy(),
+            mean_category_iou=mean_of_numbers(category_iou),
+            per_category_iou=category_iou,
         )
+
+    def _category_iou(self) -> np.ndarray:
+        iou = []
+        for category in self._info.categories:
+            inside = np.array([c.category == category for c in self._info.classes])
+            columns = self._confusion[:, :-1][:, inside]
+            right = int(columns[inside].sum())
+            union = int(self._confusion[inside].sum()) + int(columns[~inside].sum())
+            iou.append(right / union if union else float("nan"))
+        return np.array(iou, np.float64)
+
+
+def mean_of_numbers(values: np.ndarray) -> float:
+    """Returns the mean of the values that are numbers; NaN where none is."""
+    values = values[~np.isnan(values)]
+    return float(values.mean()) if values.size else float("nan")

@@ -9,6 +9,8 @@ import numpy as np
 from deeplab2_lite.dataset_info import DatasetInfo
 from deeplab2_lite.errors import UserError
 
+_PIECE = 2**16  # pixels
+
 
 class Overlaps(NamedTuple):
     """The pairs of ids that share pixels, each pair once, ascending.
@@ -38,23 +40,77 @@ def count_overlaps(truth: np.ndarray, prediction: np.ndarray) -> Overlaps:
         UserError: An id is negative or above 2^31 - 1.
     """
     truth, prediction = truth.ravel(), prediction.ravel()
-    if truth.size == 0:
-        empty = np.zeros(0, np.int64)
-        return Overlaps(empty, empty, empty)
     # Label maps are made of long runs: sorting runs instead of pixels is some ten times faster.
-    changes = (truth[1:] != truth[:-1]) | (prediction[1:] != prediction[:-1])
-    starts = np.concatenate([[0], np.flatnonzero(changes) + 1])
+    starts = run_starts(truth, prediction)
     lengths = np.diff(starts, append=truth.size)
-    run_truth, run_prediction = _checked_ids(truth[starts], "truth"), _checked_ids(prediction[starts], "prediction")
-    keys, inverse = np.unique((run_truth << 32) | run_prediction, return_inverse=True)
-    pixels = np.zeros(keys.size, np.int64)
-    np.add.at(pixels, inverse, lengths)
-    return Overlaps(keys >> 32, keys & 0xFFFFFFFF, pixels)
+    return sum_pairs(checked_ids(truth[starts], "truth"), checked_ids(prediction[starts], "prediction"), lengths)
 
 
-def _checked_ids(ids: np.ndarray, name: str) -> np.ndarray:
-    if ids.min() < 0 or ids.max() > 2**31 - 1:
-        raise UserError(f"{name}: expected ids in 0..2^31-1, got {ids.min()}..{ids.max()}")
+def overlaps_of_maps(truth: Any, prediction: Any) -> Overlaps:
+    """Counts the pixels shared by every pair of ids of two label maps of an image, after checking them.
+
+    Args:
+        truth: Integers [height, width] in 0..2^31-1.
+        prediction: Likewise, of the same shape.
+
+    Returns:
+        The pairs that occur.
+
+    Raises:
+        UserError: Types or shapes do not fit, or an id is out of range.
+    """
+    truth, prediction = integer_map(truth, "truth", (2,)), integer_map(prediction, "prediction", (2,))
+    check_same_shape(truth, prediction)
+    return count_overlaps(truth, prediction)
+
+
+def sum_pairs(truth: np.ndarray, prediction: np.ndarray, pixels: np.ndarray) -> Overlaps:
+    """Adds up the pixels of equal pairs.
+
+    Args:
+        truth: Ids in the truth, int64 [pairs] in 0..2^31-1; a pair may come several times.
+        prediction: Ids in the prediction, likewise.
+        pixels: Pixels that they share, int64 [pairs].
+
+    Returns:
+        Each pair once.
+    """
+    keys, inverse = np.unique((truth << 32) | prediction, return_inverse=True)
+    return Overlaps(keys >> 32, keys & 0xFFFFFFFF, sum_by(inverse, pixels, keys.size))
+
+
+def sum_by(index: np.ndarray, values: np.ndarray, size: int) -> np.ndarray:
+    """Returns int64 [size], the sums of the integer values that bear each index."""
+    sums = np.zeros(size, np.int64)
+    np.add.at(sums, index, values)
+    return sums
+
+
+def run_starts(*maps: np.ndarray) -> np.ndarray:
+    """Returns where a new run of pixels begins that are equal in every map.
+
+    Args:
+        maps: One or more arrays [pixels] of one length.
+
+    Returns:
+        Positions, int64 [runs], ascending; the first is 0, if there is a pixel at all.
+    """
+    size = maps[0].size
+    found = [np.zeros(min(size, 1), np.int64)]
+    # Piece by piece, so that what is compared stays in the cache: more than twice as fast.
+    for start in range(1, size, _PIECE):
+        end = min(start + _PIECE, size)
+        changes = maps[0][start:end] != maps[0][start - 1 : end - 1]
+        for other in maps[1:]:
+            changes |= other[start:end] != other[start - 1 : end - 1]
+        found.append(np.flatnonzero(changes) + start)
+    return np.concatenate(found)
+
+
+def checked_ids(ids: np.ndarray, name: str, limit: int = 2**31 - 1) -> np.ndarray:
+    """Returns ids as int64; raises UserError unless all are in 0..limit."""
+    if ids.size and (ids.min() < 0 or ids.max() > limit):
+        raise UserError(f"{name}: expected ids in 0..{limit}, got {ids.min()}..{ids.max()}")
     return ids.astype(np.int64)
 
 

@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from deeplab2_lite.dataset_info import DatasetInfo
+from deeplab2_lite.evaluation.exact_sums import fraction_sums, sum_fractions
 from deeplab2_lite.evaluation.overlaps import (
+    Overlaps,
     check_mergeable,
     check_same_shape,
     check_semantic_ids,
     count_overlaps,
     integer_map,
+    sum_by,
 )
-
-# An IoU in (0.5, 1] is a float64 multiple of 2^-53; kept in two integers, their sums are exact, so that
-# results do not depend on the order of images or on how they were spread over workers.
-_IOU_BITS = 53
-_LOW_BITS = 26
 
 
 class PanopticCounts(NamedTuple):
@@ -212,9 +210,7 @@ class PanopticQuality:
     def result(self) -> PanopticQualityResult:
         """Returns the figures over all images so far; the metric stays as it is."""
         tp, fp, fn, iou_high, iou_low = self._counts
-        iou_sum = np.array(
-            [((int(high) << _LOW_BITS) + int(low)) / 2**_IOU_BITS for high, low in zip(iou_high, iou_low, strict=True)]
-        )
+        iou_sum = fraction_sums(iou_high, iou_low)
         counted = (tp + fp + fn) > 0
         weight = np.where(counted, tp + 0.5 * fp + 0.5 * fn, np.nan)
         pq, rq = iou_sum / weight, tp / weight
@@ -242,49 +238,62 @@ class PanopticQuality:
         )
 
     def _count(self, truth: np.ndarray, prediction: np.ndarray) -> PanopticCounts:
-        info = self._info
-        pairs = count_overlaps(truth, prediction)
-        truth_ids, truth_index = np.unique(pairs.truth, return_inverse=True)
-        predicted_ids, predicted_index = np.unique(pairs.prediction, return_inverse=True)
-        truth_class, predicted_class = truth_ids // info.label_divisor, predicted_ids // info.label_divisor
-        check_semantic_ids(truth_class, info, "truth")
-        check_semantic_ids(predicted_class, info, "prediction")
-
-        void = truth_class == info.ignore_label
-        crowd = np.zeros_like(void)
-        crowd[~void] = self._isthing[truth_class[~void]] & (truth_ids[~void] % info.label_divisor == 0)
-        predicted_void = predicted_class == info.ignore_label
-
-        same_class = truth_class[truth_index] == predicted_class[predicted_index]
-        pair_void, pair_crowd = void[truth_index], crowd[truth_index] & same_class
-        truth_area = _sum_by(truth_index, pairs.pixels, truth_ids.size)
-        predicted_area = _sum_by(predicted_index, pairs.pixels, predicted_ids.size)
-        on_void = _sum_by(predicted_index[pair_void], pairs.pixels[pair_void], predicted_ids.size)
-        on_crowd = _sum_by(predicted_index[pair_crowd], pairs.pixels[pair_crowd], predicted_ids.size)
-
-        candidates = np.flatnonzero(same_class & ~(void | crowd)[truth_index] & ~predicted_void[predicted_index])
-        i, j = truth_index[candidates], predicted_index[candidates]
-        intersection = pairs.pixels[candidates]
-        iou = intersection / (truth_area[i] + predicted_area[j] - on_void[j] - intersection)
-        i, j, iou = i[iou > 0.5], j[iou > 0.5], iou[iou > 0.5]
-
-        missed = ~(void | crowd)
-        missed[i] = False
-        wrong = ~predicted_void & (on_void + on_crowd <= 0.5 * predicted_area)
-        wrong[j] = False
-        scaled = np.ldexp(iou, _IOU_BITS).astype(np.int64)
-        low_mask = (1 << _LOW_BITS) - 1
-        return PanopticCounts(
-            tp=np.bincount(truth_class[i], minlength=info.num_classes),
-            fp=np.bincount(predicted_class[wrong], minlength=info.num_classes),
-            fn=np.bincount(truth_class[missed], minlength=info.num_classes),
-            iou_high=_sum_by(truth_class[i], scaled >> _LOW_BITS, info.num_classes),
-            iou_low=_sum_by(truth_class[i], scaled & low_mask, info.num_classes),
-        )
+        return match_segments(count_overlaps(truth, prediction), self._info)
 
 
-def _sum_by(index: np.ndarray, values: np.ndarray, size: int) -> np.ndarray:
-    """Returns int64 [size], the sums of the values that bear each index."""
-    sums = np.zeros(size, np.int64)
-    np.add.at(sums, index, values)
-    return sums
+def match_segments(
+    pairs: Overlaps, info: DatasetInfo, second_iou: Callable[[np.ndarray, np.ndarray], np.ndarray] | None = None
+) -> PanopticCounts:
+    """Matches the segments of an image by the rules of `PanopticQuality`.
+
+    Args:
+        pairs: Which panoptic ids of truth and prediction meet on how many pixels.
+        info: Their label space.
+        second_iou: Gives another IoU, float64 [pairs], for pairs of ids in truth and prediction, int64 [pairs] each;
+            the smaller of the two IoUs then counts.
+
+    Returns:
+        What the image adds.
+
+    Raises:
+        UserError: An id is of no class.
+    """
+    truth_ids, truth_index = np.unique(pairs.truth, return_inverse=True)
+    predicted_ids, predicted_index = np.unique(pairs.prediction, return_inverse=True)
+    truth_class, predicted_class = truth_ids // info.label_divisor, predicted_ids // info.label_divisor
+    check_semantic_ids(truth_class, info, "truth")
+    check_semantic_ids(predicted_class, info, "prediction")
+
+    void = truth_class == info.ignore_label
+    isthing = np.array([c.isthing for c in info.classes], bool)
+    crowd = np.zeros_like(void)
+    crowd[~void] = isthing[truth_class[~void]] & (truth_ids[~void] % info.label_divisor == 0)
+    predicted_void = predicted_class == info.ignore_label
+
+    same_class = truth_class[truth_index] == predicted_class[predicted_index]
+    pair_void, pair_crowd = void[truth_index], crowd[truth_index] & same_class
+    truth_area = sum_by(truth_index, pairs.pixels, truth_ids.size)
+    predicted_area = sum_by(predicted_index, pairs.pixels, predicted_ids.size)
+    on_void = sum_by(predicted_index[pair_void], pairs.pixels[pair_void], predicted_ids.size)
+    on_crowd = sum_by(predicted_index[pair_crowd], pairs.pixels[pair_crowd], predicted_ids.size)
+
+    candidates = np.flatnonzero(same_class & ~(void | crowd)[truth_index] & ~predicted_void[predicted_index])
+    i, j = truth_index[candidates], predicted_index[candidates]
+    intersection = pairs.pixels[candidates]
+    iou = intersection / (truth_area[i] + predicted_area[j] - on_void[j] - intersection)
+    if second_iou is not None:
+        iou = np.minimum(iou, second_iou(truth_ids[i], predicted_ids[j]))
+    i, j, iou = i[iou > 0.5], j[iou > 0.5], iou[iou > 0.5]
+
+    missed = ~(void | crowd)
+    missed[i] = False
+    wrong = ~predicted_void & (on_void + on_crowd <= 0.5 * predicted_area)
+    wrong[j] = False
+    iou_high, iou_low = sum_fractions(truth_class[i], iou, info.num_classes)
+    return PanopticCounts(
+        tp=np.bincount(truth_class[i], minlength=info.num_classes),
+        fp=np.bincount(predicted_class[wrong], minlength=info.num_classes),
+        fn=np.bincount(truth_class[missed], minlength=info.num_classes),
+        iou_high=iou_high,
+        iou_low=iou_low,
+    )

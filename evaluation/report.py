@@ -12,8 +12,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from deeplab2_lite.dataset_info import DatasetInfo
+from deeplab2_lite.evaluation.boundary_iou import BoundaryIoUResult
 from deeplab2_lite.evaluation.image_counts import ImageCounts
 from deeplab2_lite.evaluation.instance_ap import InstanceAPResult
+from deeplab2_lite.evaluation.instance_iou import InstanceIoUResult
 from deeplab2_lite.evaluation.mean_iou import MeanIoUResult
 from deeplab2_lite.evaluation.panoptic_quality import PanopticQualityResult, QualityAverage
 from deeplab2_lite.files import write_text_atomically
@@ -32,6 +34,9 @@ class EvaluationReport:
         instance: Instance AP.
         extra: Further figures by name, such as losses or seconds per image.
         images: What each image counts, in order.
+        boundary: Boundary panoptic quality.
+        boundary_iou: Boundary IoU of classes.
+        instance_iou: Cityscapes' iIoU.
     """
 
     info: DatasetInfo
@@ -42,6 +47,9 @@ class EvaluationReport:
     instance: InstanceAPResult | None = None
     extra: Mapping[str, float] = field(default_factory=dict)
     images: tuple[ImageCounts, ...] = ()
+    boundary: PanopticQualityResult | None = None
+    boundary_iou: BoundaryIoUResult | None = None
+    instance_iou: InstanceIoUResult | None = None
 
 
 def scalars(report: EvaluationReport) -> dict[str, float]:
@@ -63,8 +71,9 @@ def per_class_rows(report: EvaluationReport) -> list[dict[str, int | float | str
         report: The results.
 
     Returns:
-        Rows in order of class id with `id`, `name`, `isthing`, then `PQ SQ RQ TP FP FN`, `IoU` and `AP
-        AP50` where those metrics are there; fractions in 0..1, NaN where a class does not occur.
+        Rows in order of class id with `id`, `name`, `isthing`, then `PQ SQ RQ TP FP FN`, `boundary PQ`, `IoU`,
+        `iIoU`, `boundary IoU` and `AP AP50` where those metrics are there; fractions in 0..1, NaN where a class does
+        not occur.
     """
     rows = []
     for i, c in enumerate(report.info.classes):
@@ -74,11 +83,39 @@ def per_class_rows(report: EvaluationReport) -> list[dict[str, int | float | str
                 row[key.upper()] = float(getattr(report.panoptic, f"per_class_{key}")[i])
             for key in ("tp", "fp", "fn"):
                 row[key.upper()] = int(getattr(report.panoptic, key)[i])
-        if report.semantic is not None:
-            row["IoU"] = float(report.semantic.per_class_iou[i])
+        if report.boundary is not None:
+            row["boundary PQ"] = float(report.boundary.per_class_pq[i])
+        for key, result in (
+            ("IoU", report.semantic),
+            ("iIoU", report.instance_iou),
+            ("boundary IoU", report.boundary_iou),
+        ):
+            if result is not None:
+                row[key] = float(result.per_class_iou[i])
         if report.instance is not None:
             row["AP"] = float(report.instance.per_class_ap[i])
             row["AP50"] = float(report.instance.per_class_ap50[i])
+        rows.append(row)
+    return rows
+
+
+def per_category_rows(report: EvaluationReport) -> list[dict[str, float | str]]:
+    """Returns one row of figures for each category of classes.
+
+    Args:
+        report: The results.
+
+    Returns:
+        Rows with `name`, `IoU` and, where it is there, `iIoU`, fractions in 0..1, NaN where a category does not occur;
+        none where the label space has not at least two categories.
+    """
+    if report.semantic is None or not _has_categories(report):
+        return []
+    rows = []
+    for i, category in enumerate(report.info.categories):
+        row: dict[str, float | str] = {"name": category, "IoU": float(report.semantic.per_category_iou[i])}
+        if report.instance_iou is not None:
+            row["iIoU"] = float(report.instance_iou.per_category_iou[i])
         rows.append(row)
     return rows
 
@@ -90,27 +127,28 @@ def format_table(report: EvaluationReport) -> str:
         report: The results.
 
     Returns:
-        A heading, averages, and a row for each class; "-" stands where a figure does not exist.
+        A heading, averages, and a row for each category and class; "-" stands where a figure does not exist.
     """
     images = "1 image" if report.num_images == 1 else f"{report.num_images} images"
     parts = [f"{report.info.name}: {images}, step {report.step}"]
-    if report.panoptic is not None:
-        summary = [
-            [name, *(_percent(v) for v in (average.pq, average.sq, average.rq)), str(average.num_classes)]
-            for name, average in _averages(report.panoptic)
-        ]
-        parts.append(_aligned([["", "PQ", "SQ", "RQ", "classes"], *summary]))
+    for title, result in (("", report.panoptic), ("boundary", report.boundary)):
+        if result is not None:
+            summary = [
+                [name, *(_percent(v) for v in (average.pq, average.sq, average.rq)), str(average.num_classes)]
+                for name, average in _averages(result)
+            ]
+            parts.append(_aligned([[title, "PQ", "SQ", "RQ", "classes"], *summary]))
     figures = _summary_line(report)
     if figures:
         parts.append("   ".join(f"{name} {_percent(value)}" for name, value in figures.items()))
     if report.extra:
         parts.append("   ".join(f"{name} {value:.6g}" for name, value in report.extra.items()))
-    rows = per_class_rows(report)
-    columns = [key for key in rows[0] if key not in ("id", "isthing")]
-    if len(columns) > 1:
-        header = ["class" if key == "name" else key for key in columns]
-        body = [[_cell(row[key]) for key in columns] for row in rows]
-        parts.append(_aligned([header, *body]))
+    for title, rows in (("category", per_category_rows(report)), ("class", per_class_rows(report))):
+        columns = [key for key in (rows[0] if rows else ()) if key not in ("id", "isthing")]
+        if len(columns) > 1:
+            header = [title if key == "name" else key for key in columns]
+            body = [[_cell(row[key]) for key in columns] for row in rows]
+            parts.append(_aligned([header, *body]))
     return "\n\n".join(parts) + "\n"
 
 
@@ -135,6 +173,8 @@ def write_json(report: EvaluationReport, path: str | Path) -> Path:
         # Two classes may bear one name: their ids tell them apart.
         name = row["name"] if names[row["name"]] == 1 else f"{row['name']}#{row['id']}"
         content.update({f"class/{name}/{key}": v for key, v in row.items() if key not in ("id", "name", "isthing")})
+    for row in per_category_rows(report):
+        content.update({f"category/{row['name']}/{key}": value for key, value in row.items() if key != "name"})
     strict = {
         key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in content.items()
     }
@@ -162,18 +202,38 @@ def write_csv(report: EvaluationReport, path: str | Path) -> Path:
 
 def _figures(report: EvaluationReport) -> dict[str, float]:
     values: dict[str, float] = {}
+    for tag, result in (("panoptic_quality", report.panoptic), ("boundary_panoptic_quality", report.boundary)):
+        if result is not None:
+            for name, average in _averages(result):
+                for key in ("pq", "sq", "rq"):
+                    values[f"{tag}/{name}/{key.upper()}"] = getattr(average, key)
     if report.panoptic is not None:
-        for name, average in _averages(report.panoptic):
-            for key in ("pq", "sq", "rq"):
-                values[f"panoptic_quality/{name}/{key.upper()}"] = getattr(average, key)
         values["detection/AP50"] = report.panoptic.detection_ap50()
-    if report.semantic is not None:
-        values["semantic/mIoU"] = report.semantic.mean_iou
-        values["semantic/pixel_accuracy"] = report.semantic.pixel_accuracy
+    values.update({f"semantic/{name.replace(' ', '_')}": value for name, value in _semantic_figures(report).items()})
     if report.instance is not None:
         values.update({f"instance/{key}": v for key, v in _average_precisions(report.instance).items()})
     values.update({name: float(value) for name, value in report.extra.items()})
     return values
+
+
+def _semantic_figures(report: EvaluationReport) -> dict[str, float]:
+    figures: dict[str, float] = {}
+    if report.semantic is not None:
+        figures["mIoU"] = report.semantic.mean_iou
+        figures["pixel accuracy"] = report.semantic.pixel_accuracy
+        if _has_categories(report):
+            figures["category mIoU"] = report.semantic.mean_category_iou
+    if report.instance_iou is not None:
+        figures["iIoU"] = report.instance_iou.mean_iou
+        if _has_categories(report):
+            figures["category iIoU"] = report.instance_iou.mean_category_iou
+    if report.boundary_iou is not None:
+        figures["boundary mIoU"] = report.boundary_iou.mean_iou
+    return figures
+
+
+def _has_categories(report: EvaluationReport) -> bool:
+    return len(report.info.categories) > 1
 
 
 def _averages(result: PanopticQualityResult) -> list[tuple[str, QualityAverage]]:
@@ -192,10 +252,7 @@ def _average_precisions(result: InstanceAPResult) -> dict[str, float]:
 
 
 def _summary_line(report: EvaluationReport) -> dict[str, float]:
-    figures: dict[str, float] = {}
-    if report.semantic is not None:
-        figures["mIoU"] = report.semantic.mean_iou
-        figures["pixel accuracy"] = report.semantic.pixel_accuracy
+    figures = _semantic_figures(report)
     if report.instance is not None:
         figures.update({k: v for k, v in _average_precisions(report.instance).items() if not math.isnan(v)})
     if report.panoptic is not None:

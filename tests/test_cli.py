@@ -17,22 +17,39 @@ from deeplab2_lite.command import run_command
 from deeplab2_lite.errors import UserError
 
 ROOT = Path(__file__).resolve().parent.parent
-HELP = [
-    ["--help"],
-    ["--version"],
-    ["train", "--help"],
-    ["predict", "--help"],
-    ["import-weights", "--help"],
-    ["complexity", "--help"],
-    ["benchmark", "--help"],
-    ["convert", "--help"],
-    ["convert", "coco_panoptic", "--help"],
-    ["convert", "instance_masks", "--help"],
-    ["convert", "image_folders", "--help"],
-    ["convert", "coco_instances", "--help"],
-    ["convert", "labelme", "--help"],
-    ["convert", "semantic_maps", "--help"],
-]
+# What is asked for, and some of what the answer must hold.
+HELP = {
+    "--help": [
+        "train",
+        "evaluate",
+        "predict",
+        "submit",
+        "import-weights",
+        "complexity",
+        "benchmark",
+        "convert",
+        "inspect",
+    ],
+    "--version": [deeplab2_lite.__version__],
+    "train --help": ["--mode", "--model_dir", "--params_override", "continuous_eval", "shapes/mobilenet_v3_small"],
+    "evaluate --help": ["--model", "--truth", "--prediction", "--baseline", "--output"],
+    "predict --help": ["--model", "--input", "--output", "--instances"],
+    "submit --help": ["--model", "--input", "--format", "--check"],
+    "import-weights --help": ["--source", "--weights", "--output", "--fresh_logits"],
+    "complexity --help": ["--experiment", "--input_size", "--count", "--tables"],
+    "benchmark --help": ["--experiment", "--input_size", "--xla", "--output"],
+    "data-service --help": ["--port"],
+    "inspect --help": ["--split", "--samples", "--output"],
+    "convert --help": ["coco_panoptic", "instance_masks", "image_folders", "labelme"],
+    "convert cityscapes --help": ["--input", "--labels", "--only_pairs"],
+    "convert coco_instances --help": ["--split", "--dataset_info", "--background", "--label_divisor"],
+    "convert coco_panoptic --help": ["--split", "--dataset_info", "--label_divisor"],
+    "convert image_folders --help": ["--input", "--output", "--split"],
+    "convert instance_masks --help": ["--object_name", "--overwrite", "--num_processes", "--beam_options"],
+    "convert labelme --help": ["--val_fraction", "--things", "--stuff", "--void", "--line_width"],
+    "convert mapillary_vistas --help": ["--version", "--labels", "--longest_side", "--resize_splits"],
+    "convert semantic_maps --help": ["--split", "--classes", "--void", "--instances"],
+}
 
 
 def run_python(*arguments, **options):
@@ -48,7 +65,7 @@ def test_help_comes_without_tensorflow():
     script = f"""
 import sys
 from deeplab2_lite.cli import main
-for words in {HELP!r}:
+for words in {[words.split() for words in HELP]!r}:
     try:
         main(words)
     except SystemExit as end:
@@ -63,29 +80,18 @@ for words in {HELP!r}:
         assert expected in done.stdout
 
 
-@pytest.mark.parametrize("words", HELP, ids=" ".join)
+@pytest.mark.parametrize("words", HELP)
 def test_help_says_what_there_is(words, capsys):
     with pytest.raises(SystemExit) as end:
-        cli.main(words)
+        cli.main(words.split())
     assert end.value.code == 0
     text = capsys.readouterr().out
-    expected = {
-        "--help": ["train", "predict", "import-weights", "complexity", "benchmark", "convert"],
-        "--version": [deeplab2_lite.__version__],
-        "train --help": ["--mode", "--model_dir", "--params_override", "continuous_eval", "shapes/mobilenet_v3_small"],
-        "predict --help": ["--model", "--input", "--output", "--instances"],
-        "import-weights --help": ["--source", "--weights", "--output", "--fresh_logits"],
-        "complexity --help": ["--experiment", "--input_size", "--count", "--tables"],
-        "benchmark --help": ["--experiment", "--input_size", "--xla", "--output"],
-        "convert --help": ["coco_panoptic", "instance_masks", "image_folders"],
-        "convert coco_panoptic --help": ["--split", "--dataset_info", "--label_divisor"],
-        "convert instance_masks --help": ["--object_name", "--overwrite", "--num_processes"],
-        "convert image_folders --help": ["--input", "--output", "--split"],
-        "convert coco_instances --help": ["--split", "--dataset_info", "--background", "--label_divisor"],
-        "convert labelme --help": ["--val_fraction", "--things", "--stuff", "--void", "--line_width"],
-        "convert semantic_maps --help": ["--split", "--classes", "--void", "--instances"],
-    }[" ".join(words)]
-    assert [word for word in expected if word not in text] == []
+    assert [word for word in HELP[words] if word not in text] == []
+
+
+def test_every_command_is_asked_for_help():
+    commands = {name for name in cli._COMMANDS if name != "convert"} | {f"convert {name}" for name in cli._CONVERTERS}
+    assert {words.removesuffix(" --help") for words in HELP} >= commands
 
 
 def test_every_command_is_listed_with_its_module():

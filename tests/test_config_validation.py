@@ -177,6 +177,22 @@ REFUSED = [
         "data.dir=/x,data.shapes={}",
         "data.shapes: contradicts data.dir; the shapes are generated where data.dir is null",
     ),
+    (
+        "data.augmentation.scale_step=1e-9",
+        "data.augmentation.scale_step: 1e-09 makes more than 1000 scales; expected a larger step, or 0 to draw any "
+        "scale",
+    ),
+    ("data.dir=gs://b/records", "data.dir: expected a folder of this machine, got gs://b/records; mount or copy it"),
+    (
+        "data.service=[localhost:5050]",
+        "data.service: expected addresses such as grpc://host:5050, got 'localhost:5050'",
+    ),
+    ("data.service=['grpc://host']", "data.service: expected addresses such as grpc://host:5050, got 'grpc://host'"),
+    ("data.service=['grpc://a:1','grpc://a:1']", "data.service: holds an address twice"),
+    (
+        "data.service=['grpc://host:5050'],data.cache=true",
+        "data.cache: contradicts data.service, whose machines read the records; expected false",
+    ),
     ("data.shapes.train_images=0", f"data.shapes.train_images: {POSITIVE_INTEGER} 0"),
     ("data.shapes.val_images=0", f"data.shapes.val_images: {POSITIVE_INTEGER} 0"),
     ("data.shapes.height=0", f"data.shapes.height: {POSITIVE_INTEGER} 0"),

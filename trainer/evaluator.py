@@ -17,8 +17,11 @@ from deeplab2_lite.data.pipeline import EvaluationBatch, evaluation_dataset
 from deeplab2_lite.data.record_index import RecordIndex, reading_error, record_filenames
 from deeplab2_lite.dataset_info import DatasetInfo
 from deeplab2_lite.evaluation.evaluate import Evaluation, ImagePrediction, write_report
+from deeplab2_lite.evaluation.on_device import confusion_on_device
 from deeplab2_lite.evaluation.report import EvaluationReport, scalars
 from deeplab2_lite.inference import Inference, InferenceSettings, infer, infer_semantic
+
+_MAPS = ("semantic", "panoptic", "instance")
 
 
 class DeviceBatch(NamedTuple):
@@ -74,6 +77,10 @@ class PanopticEvaluator(orbit.AbstractEvaluator):
         self._dataset = strategy.distribute_datasets_from_function(
             lambda context: evaluation_dataset(config, info, index, context).map(_without_strings)
         )
+        self._has_instances = config.model.tasks == "panoptic"
+        # The semantic map is wanted here if somebody looks at it, or if a figure needs more than the confusion.
+        is_drawn = config.evaluation.pictures != 0 and not self._has_instances
+        self._confusion_on_device = not (is_drawn or Evaluation(info).needs_semantic_maps)
         self._step = tf.function(self._evaluation_step)
         self._snapshot_step = tf.function(self._inference_step)
         self.report: EvaluationReport | None = None
@@ -93,7 +100,8 @@ class PanopticEvaluator(orbit.AbstractEvaluator):
             for batch, outputs in self._batches(self._step, int(num_steps)):
                 for image, prediction in _images(batch, outputs):
                     name = record_filenames(self._index, [image.record])[0] if evaluation.wants_picture() else ""
-                    evaluation.update(image.image, image.panoptic, ImagePrediction(**prediction), name)
+                    prediction = ImagePrediction(prediction.pop("semantic", None), **prediction)
+                    evaluation.update(image.image, image.panoptic, prediction, name)
                     bar.update()
         self.report = evaluation.report(int(self._global_step.numpy()))
         self.table = write_report(self.report, self._output_dir)
@@ -140,24 +148,35 @@ class PanopticEvaluator(orbit.AbstractEvaluator):
 
     def _evaluation_step(self, iterator: Any) -> tuple[DeviceBatch, dict[str, tf.Tensor]]:
         batch = next(iterator)
-        return batch, self._strategy.run(self._predict, args=(batch,))
+        outputs = self._strategy.run(self._predict, args=(batch,))
+        if self._confusion_on_device and not self._has_instances:
+            # Nothing of the size of an image is read here.
+            batch = batch._replace(image=(), panoptic=())
+        return batch, outputs
 
     def _inference_step(self, iterator: Any) -> tuple[DeviceBatch, dict[str, Inference]]:
         batch = next(iterator)
         return batch, {"inference": self._strategy.run(self._infer, args=(batch,))}
 
     def _predict(self, batch: DeviceBatch) -> dict[str, tf.Tensor]:
-        if self._config.model.tasks != "panoptic":
-            return {"semantic": infer_semantic(self._network, batch.image, self._settings, self._sizes(batch))}
+        if not self._has_instances:
+            semantic = infer_semantic(self._network, batch.image, self._settings, self._sizes(batch))
+            return self._semantic_output(batch, semantic)
         inference = self._infer(batch)
         result = inference.result
         return {
-            "semantic": result.semantic,
+            **self._semantic_output(batch, result.semantic),
             "panoptic": result.panoptic,
             "instance": result.instance,
             "class_id": result.instances.class_id,
             "score": inference.instance_scores,
         }
+
+    def _semantic_output(self, batch: DeviceBatch, semantic: tf.Tensor) -> dict[str, tf.Tensor]:
+        if not self._confusion_on_device:
+            return {"semantic": semantic}
+        is_tpu = isinstance(self._strategy, tf.distribute.TPUStrategy)
+        return {"confusion": confusion_on_device(batch.panoptic, semantic, self._info, by_products=is_tpu)}
 
     def _infer(self, batch: DeviceBatch) -> Inference:
         return infer(self._network, batch.image, self._settings, self._sizes(batch))
@@ -174,12 +193,11 @@ def _images(batch: DeviceBatch, outputs: dict[str, np.ndarray]) -> Iterator[tupl
     """Takes a batch apart, drops its filling, and cuts off padding."""
     for i in np.flatnonzero(batch.valid):
         height, width = batch.size[i]
-        image = DeviceBatch(
-            batch.image[i, :height, :width],
-            batch.panoptic[i, :height, :width],
-            int(batch.record[i]),
-            True,
-            batch.size[i],
+        image, panoptic = (
+            None if isinstance(maps, tuple) else maps[i, :height, :width] for maps in (batch.image, batch.panoptic)
         )
-        # Maps have two dimensions more than the batch's, tables of instances one.
-        yield image, {k: v[i, :height, :width] if v.ndim == 3 else v[i] for k, v in outputs.items()}
+        # Maps are as large as the image; tables of instances and matrices of classes are not.
+        yield (
+            DeviceBatch(image, panoptic, int(batch.record[i]), True, batch.size[i]),
+            {k: v[i, :height, :width] if k in _MAPS else v[i] for k, v in outputs.items()},
+        )

@@ -1,12 +1,13 @@
 """The evaluation input: order, batches of one size, padding to a fixed size, division over pipelines."""
 
+import dataclasses
 import itertools
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from deeplab2_lite.config import EvaluationConfig, ExperimentConfig
+from deeplab2_lite.config import DataConfig, EvaluationConfig, ExperimentConfig
 from deeplab2_lite.data.pipeline import EvaluationBatch, evaluation_dataset
 from deeplab2_lite.data.record_format import encode_png
 from deeplab2_lite.data.record_index import open_records, reading_error
@@ -144,3 +145,24 @@ def test_repeats_equally(index):
     """A dataset made once serves every evaluation of a run."""
     dataset = evaluation_dataset(config(2), INFO, index)
     assert records_of(dataset) == records_of(dataset)
+
+
+@pytest.mark.parametrize(("batch_size", "fixed_size"), [(1, None), (2, None), (2, (33, 33))])
+def test_cached_records_are_read_once(tmp_path, batch_size, fixed_size):
+    image, panoptic = example(0)
+    shard = tmp_path / "val-00000-of-00001.tfrecord"
+    with tf.io.TFRecordWriter(str(shard)) as writer:
+        for number in range(3):
+            writer.write(make_record(encode_png(image), "png", f"image_{number}.png", panoptic))
+    plain = config(batch_size, fixed_size)
+    cached = dataclasses.replace(plain, data=DataConfig(cache=True))
+    index = open_records(tmp_path, "val")
+    strategy = tf.distribute.MirroredStrategy(["CPU:0"])
+    dataset = strategy.distribute_datasets_from_function(
+        lambda context: evaluation_dataset(cached, INFO, index, context)
+    )
+    expected = list(evaluation_dataset(plain, INFO, index))
+    first = list(dataset)
+    shard.unlink()
+    for batches in (first, list(dataset)):
+        tf.nest.map_structure(np.testing.assert_array_equal, batches, expected)

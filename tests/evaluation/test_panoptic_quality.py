@@ -106,6 +106,18 @@ def test_maps_with_large_segments_equal_the_brute_force(seed):
     check_against_brute_force(images)
 
 
+def test_500_random_maps_equal_the_brute_force():
+    rng = np.random.default_rng(500)
+    images = []
+    for i in range(500):
+        coarse = rng.choice(IDS, size=(3, 4))
+        truth = coarse.repeat(rng.integers(2, 6), axis=0).repeat(rng.integers(2, 6), axis=1)
+        prediction = np.where(rng.random(truth.shape) < 0.15, rng.choice(IDS, size=truth.shape), truth)
+        empty = np.full_like(truth, 90)
+        images.append((empty if i % 20 == 3 else truth, empty if i % 20 == 7 else prediction))
+    check_against_brute_force(images)
+
+
 def single(truth, prediction):
     metric = PanopticQuality(INFO)
     metric.update(np.array(truth, np.int32), np.array(prediction, np.int32))
