@@ -32,8 +32,8 @@ from deeplab2_lite.evaluation.evaluate import Evaluation
 from deeplab2_lite.evaluation.image_counts import ImageCounts
 from deeplab2_lite.evaluation.panoptic_files import PanopticFolder, load_overlaps
 from deeplab2_lite.evaluation.panoptic_quality import PanopticCounts, match_segments
-from deeplab2_lite.evaluation.processes import map_in_order
 from deeplab2_lite.evaluation.report import EvaluationReport
+from deeplab2_lite.processes import map_in_order
 
 HEIGHT, WIDTH = 1024, 2048
 PIECES = 5
@@ -164,7 +164,7 @@ def our_counts(files: Files, info: DatasetInfo, begin: int, end: int, processes:
     """Returns the quality of consecutive images."""
     folders, metric = _folders(files, info), PanopticQuality(info)
     function = functools.partial(_count_pair, info, *folders)
-    for counts in map_in_order(function, folders[0].names[begin:end], processes):
+    for counts in map_in_order(function, folders[0].names[begin:end], processes, "evaluation"):
         metric.add(counts)
     return metric
 
@@ -177,7 +177,7 @@ def our_report(files: Files, info: DatasetInfo, begin: int, end: int, processes:
     """Returns all figures of consecutive images that panoptic maps have."""
     folders, evaluation = _folders(files, info), Evaluation(info)
     function = functools.partial(_count_all, evaluation, *folders)
-    for counts in map_in_order(function, folders[0].names[begin:end], processes):
+    for counts in map_in_order(function, folders[0].names[begin:end], processes, "evaluation"):
         evaluation.add(counts)
     return evaluation.report(0)
 

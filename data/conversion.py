@@ -7,14 +7,9 @@ come out in the order of the items, so the files do not depend on the number of 
 
 from __future__ import annotations
 
-import collections
 import itertools
-import multiprocessing
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 from absl import logging
 from tqdm import tqdm
@@ -34,9 +29,7 @@ from deeplab2_lite.data.conversion_output import (
 from deeplab2_lite.data.label_statistics import ConvertedRecord
 from deeplab2_lite.data.manifest import Manifest
 from deeplab2_lite.errors import UserError
-
-# Enough work in flight that no process waits for the writer, little enough to fit into memory.
-_ITEMS_IN_FLIGHT_PER_PROCESS = 4
+from deeplab2_lite.processes import map_in_order
 
 
 def convert(conversion: Conversion, output: str | Path, *, num_processes: int = 1, overwrite: bool = False) -> Path:
@@ -77,7 +70,7 @@ def _write_shards(
     items = [item for shard in shards for item in shard.items]
     # disable=None: a bar on terminals alone; log files get a line for each shard.
     with tqdm(total=len(items), desc=output.name, unit="image", disable=None) as progress:
-        records = _map_in_order(converter, items, num_processes)
+        records = map_in_order(converter, items, num_processes, "conversion")
         try:
             for shard in shards:
                 own = _counted(itertools.islice(records, len(shard.items)), progress)
@@ -93,31 +86,3 @@ def _counted(records: Iterable[ConvertedRecord], progress: tqdm) -> Iterator[Con
     for record in records:
         yield record
         progress.update()
-
-
-def _map_in_order(
-    function: Callable[[Any], ConvertedRecord], items: Sequence[Any], num_processes: int
-) -> Generator[ConvertedRecord, None, None]:
-    """Yields `function(item)` for each item in order; a generator, so that closing it stops the work."""
-    if num_processes == 1:
-        yield from map(function, items)
-        return
-    # Forked children would inherit TensorFlow's threads and locks in whatever state they are.
-    executor = ProcessPoolExecutor(min(num_processes, len(items)), multiprocessing.get_context("spawn"))
-    try:
-        remaining = iter(items)
-        first = itertools.islice(remaining, num_processes * _ITEMS_IN_FLIGHT_PER_PROCESS)
-        running: collections.deque[Future[ConvertedRecord]] = collections.deque(
-            executor.submit(function, item) for item in first
-        )
-        while running:
-            record = running.popleft().result()
-            running.extend(executor.submit(function, item) for item in itertools.islice(remaining, 1))
-            yield record
-    except BrokenProcessPool:
-        raise UserError(
-            "a process of the conversion died, perhaps for want of memory (or in a script without "
-            "`if __name__ == '__main__'`); run it again with a smaller num_processes and it goes on where it stopped"
-        ) from None
-    finally:
-        executor.shutdown(wait=True, cancel_futures=True)

@@ -6,10 +6,12 @@ import argparse
 import os
 from typing import Any
 
+from deeplab2_lite.evaluation.model_arguments import VIEW_FLAGS, add_model_argument, add_view_arguments
+
 # Not hidden: who empties the folder by hand empties it of this, too.
 UNFINISHED = "unfinished_evaluation.jsonl"
 # Flags that mean something with a model alone, or with files alone.
-MODEL_FLAGS = ("data", "split", "flip", "scales", "tile_size", "tile_overlap", "params_override")
+MODEL_FLAGS = ("data", "split", *VIEW_FLAGS)
 FILE_FLAGS = ("truth_dir", "prediction_dir", "instances", "images", "allow_extra", "num_processes")
 
 
@@ -34,28 +36,10 @@ def default_processes() -> int:
 
 
 def _add_model_arguments(group: Any) -> None:
-    group.add_argument(
-        "--model",
-        action="append",
-        metavar="DIR",
-        help="model folder or exported SavedModel; several model folders are averaged as an ensemble, whose "
-        "post-processing is that of the first",
-    )
+    add_model_argument(group)
     group.add_argument("--data", metavar="DIR", help="folder of records (default: that of the model's configuration)")
     group.add_argument("--split", metavar="NAME", help="split of the records (default: the model's data.eval_split)")
-    # None tells what was not given, and stays as the model has it.
-    group.add_argument("--flip", action="store_true", default=None, help="average over the mirror image, too")
-    group.add_argument("--scales", nargs="+", type=float, metavar="S", help="average over scales, such as 0.5 1 1.5 2")
-    group.add_argument(
-        "--tile_size", nargs=2, type=int, metavar=("H", "W"), help="predict by overlapping tiles, for large images"
-    )
-    group.add_argument("--tile_overlap", type=int, metavar="N", help="least pixels that tiles share (default: 128)")
-    group.add_argument(
-        "--params_override",
-        metavar="A.B=C,...",
-        help="settings that win over the model's, such as model.backbone.output_stride=8: the same weights at another "
-        "output stride",
-    )
+    add_view_arguments(group)
 
 
 def _add_file_arguments(group: Any) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,6 +17,7 @@ from deeplab2_lite.evaluation.evaluate_arguments import (
     add_arguments,
     default_processes,
 )
+from deeplab2_lite.evaluation.model_arguments import overrides_of
 
 __all__ = ["add_arguments", "run"]
 
@@ -121,23 +121,9 @@ def _open(arguments: argparse.Namespace) -> Source:
             arguments.data,
             arguments.split,
             arguments.dataset_info,
-            _overrides(arguments),
+            overrides_of(arguments),
         )
     )
-
-
-def _overrides(arguments: argparse.Namespace) -> str:
-    """Returns `--params_override` with the flags that say the same in fewer words."""
-    parts = [] if arguments.params_override is None else [arguments.params_override]
-    for flag, key in (
-        ("flip", "flip_left_right"),
-        ("scales", "scales"),
-        ("tile_size", "tile_size"),
-        ("tile_overlap", "tile_overlap"),
-    ):
-        if getattr(arguments, flag) is not None:
-            parts.append(f"inference.{key}={json.dumps(getattr(arguments, flag))}")
-    return ",".join(parts)
 
 
 def _check_label_space(baseline: EvaluationReport, source: Source) -> None:

@@ -15,9 +15,10 @@ from deeplab2_lite.errors import UserError
 from deeplab2_lite.evaluation.evaluate import Evaluation, ImagePrediction
 from deeplab2_lite.evaluation.image_counts import ImageCounts
 from deeplab2_lite.evaluation.instance_results import InstanceResults
+from deeplab2_lite.evaluation.journal import file_stamp
 from deeplab2_lite.evaluation.panoptic_files import PanopticFolder, check_same_images, load_pair
-from deeplab2_lite.evaluation.processes import map_in_order
-from deeplab2_lite.evaluation.sources import CountedImage, Maps, file_stamp
+from deeplab2_lite.evaluation.sources import CountedImage, Maps
+from deeplab2_lite.processes import map_in_order
 
 # Their classes have categories, average areas and colours, and a width of boundaries.
 _PRESETS = ("cityscapes", "coco", "mapillary_vistas")
@@ -87,7 +88,8 @@ class FolderSource:
         """Reads and counts images, in processes; see `sources.Source`."""
         function = functools.partial(_count, evaluation, self._truth, self._prediction, self._instances)
         names = [self._truth.names[index] for index in indices]
-        for index, counts in zip(indices, map_in_order(function, names, self._num_processes), strict=True):
+        counted = map_in_order(function, names, self._num_processes, "evaluation")
+        for index, counts in zip(indices, counted, strict=True):
             yield [CountedImage(index, counts)]
 
     def maps(self, indices: Sequence[int]) -> Iterator[Maps]:

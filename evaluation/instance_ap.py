@@ -59,7 +59,7 @@ class ApRules(Protocol):
 class InstanceAP:
     """Streaming AP of scored, disjoint instance masks.
 
-    "coco" are pycocotools' rules (at most 100 detections an image; true crowd is COCO's `iscrowd`). True
+    "coco" are pycocotools' rules (at most 100 detections of a class an image; true crowd is COCO's `iscrowd`). True
     masks are those of the panoptic label, which do not overlap, while COCO's own instance annotations
     may. "cityscapes" are those of cityscapesScripts' instance-level evaluation.
     """

@@ -49,6 +49,15 @@ class Journal:
         self._path.unlink(missing_ok=True)
 
 
+def file_stamp(path: str | Path) -> list[Any]:
+    """Returns path, size and time of a file, which change with its content; the path alone where there is no file."""
+    try:
+        status = Path(path).stat()
+    except OSError:
+        return [str(path)]
+    return [str(path), status.st_size, status.st_mtime_ns]
+
+
 def _read(path: Path, command: Any) -> tuple[dict[str, Any], int]:
     """Returns the entries and the length in bytes of all whole lines; 0 where there is nothing to go on with."""
     if not path.is_file():

@@ -18,7 +18,8 @@ from deeplab2_lite.data.record_index import RecordIndex, open_records, reading_e
 from deeplab2_lite.dataset_info import FILE_NAME, DatasetInfo, label_space_difference, load_dataset_info
 from deeplab2_lite.errors import UserError
 from deeplab2_lite.evaluation.evaluate import Evaluation, ImagePrediction
-from deeplab2_lite.evaluation.sources import CountedImage, Maps, file_stamp
+from deeplab2_lite.evaluation.journal import file_stamp
+from deeplab2_lite.evaluation.sources import CountedImage, Maps
 from deeplab2_lite.inference import InferenceSettings, infer, infer_semantic
 from deeplab2_lite.loading import (
     CHECKPOINTS,

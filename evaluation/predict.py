@@ -15,6 +15,13 @@ from deeplab2_lite import __version__
 from deeplab2_lite.data.images import SUFFIXES, read_rgb
 from deeplab2_lite.dataset_info import DatasetInfo
 from deeplab2_lite.errors import UserError
+from deeplab2_lite.evaluation.journal import Journal, file_stamp
+from deeplab2_lite.evaluation.model_arguments import (
+    add_model_argument,
+    add_view_arguments,
+    describe_models,
+    overrides_of,
+)
 
 # Not hidden: who empties the folder by hand empties it of this, too.
 UNFINISHED = "unfinished.jsonl"
@@ -26,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     Args:
         parser: Theirs.
     """
-    parser.add_argument("--model", required=True, metavar="DIR", help="model folder or exported SavedModel")
+    add_model_argument(parser, required=True)
     parser.add_argument("--input", required=True, metavar="PATH", help="an image, or a folder of images")
     parser.add_argument(
         "--output",
@@ -40,6 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="also scored instance masks: instances.json (COCO results), or instances/*_pred.txt with masks, as "
         "cityscapesScripts reads them",
     )
+    add_view_arguments(parser)
     parser.epilog = (
         "After an error or Ctrl-C the JSON files hold the images done so far, and the same command goes on with the "
         f"rest (of what is done, DIR/{UNFINISHED} knows until the end); with another model, input or flag it begins "
@@ -57,7 +65,6 @@ def run(arguments: argparse.Namespace) -> None:
         UserError: No model or image is there, an image cannot be read, or the output cannot be written.
     """
     paths = find_images(Path(arguments.input))
-    from deeplab2_lite.evaluation.journal import Journal
     from deeplab2_lite.inference import Predictor
     from deeplab2_lite.visualize import overlay_panoptic
 
@@ -65,19 +72,19 @@ def run(arguments: argparse.Namespace) -> None:
     with _writing_to(folder):
         (folder / "overlay").mkdir(parents=True, exist_ok=True)
     command = _command(arguments)
-    predictor = Predictor(arguments.model)
+    predictor = Predictor(arguments.model, overrides=overrides_of(arguments))
     with _writing_to(folder):
         outputs = _Outputs(predictor.info, folder, arguments.instances)
         journal = Journal(folder / UNFINISHED, command)
     done = {
         path.name: entry
         for path in paths
-        if (entry := journal.entries.get(path.name)) and entry["image"] == _stamp(path) and outputs.have(path)
+        if (entry := journal.entries.get(path.name)) and entry["image"] == file_stamp(path) and outputs.have(path)
     }
     earlier = len(done)
     try:
         for path in tqdm([p for p in paths if p.name not in done], desc="predict", unit="image", disable=None):
-            stamp = _stamp(path)
+            stamp = file_stamp(path)
             image = read_rgb(path)
             result = predictor(image)
             overlay = overlay_panoptic(image, result.panoptic, predictor.info)
@@ -174,25 +181,13 @@ class _Outputs:
 
 def _command(arguments: argparse.Namespace) -> dict[str, Any]:
     """What the outputs of an image depend on, beside the image."""
-    model = Path(arguments.model)
-    # What tells one model from another, and a model folder before from one after further training.
-    patterns = ("saved_model.pb", "variables/*", "assets/*", "config.yaml", "dataset_info.yaml", "checkpoints/*")
     return {
         "version": __version__,
-        "model": str(model.resolve()),
-        "model_files": [[str(p), *_stamp(p)] for pattern in patterns for p in sorted(model.glob(pattern))],
+        **describe_models(arguments.model),
+        "settings": overrides_of(arguments),
         "input": str(Path(arguments.input).resolve()),
         "instances": arguments.instances,
     }
-
-
-def _stamp(path: Path) -> list[int]:
-    """Size and time of a file: what changes with its content; of a file that has gone, nothing."""
-    try:
-        status = path.stat()
-    except OSError:
-        return []
-    return [status.st_size, status.st_mtime_ns]
 
 
 @contextlib.contextmanager

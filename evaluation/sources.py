@@ -120,15 +120,6 @@ def count_source(source: Source, evaluation: Evaluation, journal_path: Path, set
     return journal, earlier
 
 
-def file_stamp(path: str | Path) -> list[Any]:
-    """Returns path, size and time of a file, which change with its content; the path alone where there is no file."""
-    try:
-        status = Path(path).stat()
-    except OSError:
-        return [str(path)]
-    return [str(path), status.st_size, status.st_mtime_ns]
-
-
 def _counted_earlier(journal: Journal, stamps: Sequence[Any], info: DatasetInfo) -> dict[int, ImageCounts]:
     stamps = json.loads(json.dumps(stamps))
     counted = {}

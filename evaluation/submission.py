@@ -118,7 +118,8 @@ def coco_image_id(file_name: str) -> int | str:
         file_name: Of the image.
 
     Returns:
-        COCO's integer id for names as COCO's own (12 digits), else the stem.
+        COCO's integer id for names as COCO's own (12 digits), else the stem, without the ending by which
+        Cityscapes tells its images from its labels: its official annotations do without it.
     """
-    stem = Path(file_name).stem
+    stem = Path(file_name).stem.removesuffix("_leftImg8bit")
     return int(stem) if re.fullmatch("[0-9]{12}", stem) else stem

@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import tensorflow as tf
 
-from deeplab2_lite.checkpoints import assign, named_weights
-from deeplab2_lite.config_loading import load_config
-from deeplab2_lite.config_validation import validate
-from deeplab2_lite.dataset_info import DatasetInfo, label_space_difference
+from deeplab2_lite.dataset_info import DatasetInfo
 from deeplab2_lite.errors import UserError
 from deeplab2_lite.evaluation.submission_formats import Kind
 from deeplab2_lite.inference import InferenceSettings, Predictor, infer_semantic
-from deeplab2_lite.loading import CONFIG_FILE, TrainedModel, is_saved_model, load_model_dir
-from deeplab2_lite.model import build_model
+from deeplab2_lite.loading import is_saved_model, load_ensemble
 from deeplab2_lite.multi_view import Member
 from deeplab2_lite.postprocessing.segmentation import PanopticResult
 
@@ -34,16 +29,13 @@ class SubmissionPredictor(Protocol):
         ...
 
 
-def load_predictor(
-    paths: Sequence[str | Path], kind: Kind, overrides: str = "", inference: Mapping[str, Any] | None = None
-) -> SubmissionPredictor:
+def load_predictor(paths: Sequence[str | Path], kind: Kind, overrides: str = "") -> SubmissionPredictor:
     """Loads what segments the images.
 
     Args:
         paths: Model folders, whose networks are averaged; or one SavedModel.
         kind: What is to be submitted; semantic networks give semantic maps alone.
         overrides: Settings that win over those of the model folders, as for `load_config`.
-        inference: Likewise fields of `InferenceConfig`.
 
     Returns:
         The predictor; its label space and post-processing are those of the first model.
@@ -53,24 +45,16 @@ def load_predictor(
             together or do not give what is asked for.
     """
     paths = [Path(path) for path in paths]
-    for path in paths:
-        if is_saved_model(path) and (len(paths) > 1 or overrides or inference):
-            raise UserError(
-                f"--model: {path} is a SavedModel, whose settings were fixed when it was exported; expected a model "
-                "folder for ensembles, --flip, --scales, --tile_size and --params_override"
-            )
-    if is_saved_model(paths[0]):
-        return Predictor(paths[0])
-    models = [_load(path, overrides, inference or {}) for path in paths]
-    for path, model in zip(paths, models, strict=True):
-        _check_member(paths[0], models[0], path, model)
-    config, info = models[0].config, models[0].info
-    members = [Member(model.network, model.config.model.backbone.output_stride) for model in models]
-    if config.model.tasks == "semantic" and kind == "semantic":
-        return _SemanticPredictor(members, InferenceSettings.from_config(config, info), info)
-    if config.model.tasks != "panoptic":
-        raise UserError(f"--model: {paths[0]}: model.tasks '{config.model.tasks}' gives no {kind} submission")
-    return Predictor(members, config, info)
+    if any(is_saved_model(path) for path in paths):
+        return Predictor(paths, overrides=overrides)
+    ensemble = load_ensemble(paths, overrides)
+    tasks = ensemble.config.model.tasks
+    if tasks == "semantic" and kind == "semantic":
+        settings = InferenceSettings.from_config(ensemble.config, ensemble.info)
+        return _SemanticPredictor(ensemble.members, settings, ensemble.info)
+    if tasks != "panoptic":
+        raise UserError(f"--model: {paths[0]}: model.tasks '{tasks}' gives no {kind} submission")
+    return Predictor(ensemble.members, ensemble.config, ensemble.info)
 
 
 class _SemanticPredictor:
@@ -86,29 +70,3 @@ class _SemanticPredictor:
 
     def __call__(self, image: np.ndarray) -> PanopticResult:
         return PanopticResult(None, self._run(tf.constant(image[None]))[0].numpy(), None, None)
-
-
-def _load(path: Path, overrides: str, inference: Mapping[str, Any]) -> TrainedModel:
-    trained = load_model_dir(path)
-    config = load_config(path / CONFIG_FILE, overrides)
-    config = dataclasses.replace(config, inference=dataclasses.replace(config.inference, **inference))
-    validate(config)
-    if not overrides:
-        return trained._replace(config=config)
-    # Such as with another output stride (paper section 4): the same weights in another network.
-    network = build_model(config, trained.info.num_classes)
-    weights = {name: variable.numpy() for name, variable in named_weights(trained.network).items()}
-    assign(named_weights(network), weights, f"weights of {path} with --params_override={overrides}")
-    return trained._replace(network=network, config=config)
-
-
-def _check_member(first_path: Path, first: TrainedModel, path: Path, other: TrainedModel) -> None:
-    difference = label_space_difference(first.info, other.info)
-    if difference is not None:
-        raise UserError(f"--model: {path} is of another label space than {first_path}: {difference}")
-    for key, expected, found in (
-        ("model.tasks", first.config.model.tasks, other.config.model.tasks),
-        ("data.longest_side", first.config.data.longest_side, other.config.data.longest_side),
-    ):
-        if expected != found:
-            raise UserError(f"--model: {path} has {key} {found}, {first_path} has {expected}; an ensemble needs one")

@@ -13,7 +13,14 @@ from typing import Any
 from deeplab2_lite import __version__
 from deeplab2_lite.data.images import read_rgb
 from deeplab2_lite.errors import UserError
-from deeplab2_lite.evaluation.journal import Journal
+from deeplab2_lite.evaluation.journal import Journal, file_stamp
+from deeplab2_lite.evaluation.model_arguments import (
+    VIEW_FLAGS,
+    add_model_argument,
+    add_view_arguments,
+    describe_models,
+    overrides_of,
+)
 from deeplab2_lite.evaluation.submission_archive import FolderFiles, write_zip
 from deeplab2_lite.evaluation.submission_check import SubmissionCheck, check_files, check_submission
 from deeplab2_lite.evaluation.submission_formats import FORMATS, SubmissionFormat
@@ -22,13 +29,6 @@ from deeplab2_lite.evaluation.submission_progress import progress
 
 # What of the findings goes to the terminal.
 _SHOWN = 20
-# Flags, and what of `InferenceConfig` they set.
-_VIEWS = {
-    "flip": "flip_left_right",
-    "scales": "scales",
-    "tile_size": "tile_size",
-    "tile_overlap": "tile_overlap",
-}
 _JOURNAL = "unfinished.jsonl"
 _FILES = "files"
 
@@ -42,12 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--format", required=True, choices=tuple(FORMATS), help="which server's, and which of its benchmarks"
     )
-    parser.add_argument(
-        "--model",
-        action="append",
-        metavar="DIR",
-        help="model folder or exported SavedModel; several model folders (repeat the flag) are averaged",
-    )
+    add_model_argument(parser)
     parser.add_argument("--input", metavar="DIR", help="folder of the images, in it or in folders below")
     parser.add_argument("--output", metavar="FILE", help="the zip")
     parser.add_argument(
@@ -55,19 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="JSON with a list 'images', such as image_info_test-dev2017.json: these of --input are submitted",
     )
-    # None tells what was not given, and stays as the model has it.
-    parser.add_argument("--flip", action="store_true", default=None, help="average over the mirror image, too")
-    parser.add_argument("--scales", nargs="+", type=float, metavar="S", help="average over scales, such as 0.5 1 1.5 2")
-    parser.add_argument(
-        "--tile_size", nargs=2, type=int, metavar=("H", "W"), help="predict by overlapping tiles, for large images"
-    )
-    parser.add_argument("--tile_overlap", type=int, metavar="N", help="least pixels that tiles share (default: 128)")
-    parser.add_argument(
-        "--params_override",
-        metavar="A.B=C,...",
-        help="settings that win over the model's, such as model.backbone.output_stride=8: the same weights at another "
-        "output stride",
-    )
+    add_view_arguments(parser)
     parser.add_argument(
         "--check",
         metavar="PATH",
@@ -108,7 +91,7 @@ def run(arguments: argparse.Namespace) -> None:
 
 def _check_flags(arguments: argparse.Namespace) -> None:
     if arguments.check:
-        for flag in ("model", "output", "params_override", *_VIEWS):
+        for flag in ("model", "output", *VIEW_FLAGS):
             if getattr(arguments, flag) is not None:
                 raise UserError(f"--{flag}: has no meaning with --check, which runs no model and writes nothing")
     else:
@@ -150,9 +133,7 @@ class _Submission:
         # Before the model is loaded: that may take long.
         with _writing_to(self._work):
             self._open_work_folder()
-        self._predictor = load_predictor(
-            arguments.model, form.kind, arguments.params_override or "", _inference(arguments)
-        )
+        self._predictor = load_predictor(arguments.model, form.kind, overrides_of(arguments))
         form.check_label_space(self._predictor.info, f"--model: {arguments.model[0]}")
         with _writing_to(self._work):
             self._journal = Journal(self._work / _JOURNAL, _command(arguments))
@@ -166,7 +147,7 @@ class _Submission:
         """Predicts, checks and writes."""
         done = {key: entry for key, image in self._expected.items() if (entry := self._done(image)) is not None}
         for key, image in progress([(k, i) for k, i in self._expected.items() if k not in done], "submit"):
-            stamp = _stamp(image.path)
+            stamp = file_stamp(image.path)
             result = self._predictor(read_rgb(image.path))
             with _writing_to(self._work):
                 entry = {"image": stamp, **self._writer.write(image, result, self._predictor.instance_scores)}
@@ -198,7 +179,7 @@ class _Submission:
     def _done(self, image: ExpectedImage) -> dict[str, Any] | None:
         """What an earlier run noted of an image, if that and its files are still true."""
         entry = self._journal.entries.get(image.key)
-        if entry is None or entry["image"] != _stamp(image.path):
+        if entry is None or entry["image"] != file_stamp(image.path):
             return None
         return entry if all((self._files / name).is_file() for name in entry["files"]) else None
 
@@ -209,40 +190,17 @@ class _Submission:
                 (self._files / name).unlink()
 
 
-def _inference(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Returns the fields of `InferenceConfig` that were given."""
-    given = {name: getattr(arguments, flag) for flag, name in _VIEWS.items()}
-    return {
-        name: tuple(value) if isinstance(value, list) else value for name, value in given.items() if value is not None
-    }
-
-
 def _command(arguments: argparse.Namespace) -> dict[str, Any]:
     """What the files of an image depend on, beside the image."""
-    # What tells one model from another, and a model folder before from one after further training.
-    patterns = ("saved_model.pb", "variables/*", "assets/*", "config.yaml", "dataset_info.yaml", "checkpoints/*")
-    models = [Path(model) for model in arguments.model]
-    files = [path for model in models for pattern in patterns for path in sorted(model.glob(pattern))]
     image_info = Path(arguments.image_info) if arguments.image_info else None
     return {
         "version": __version__,
-        "models": [str(model.resolve()) for model in models],
-        "model_files": [[str(path), *_stamp(path)] for path in files],
+        **describe_models(arguments.model),
         "format": arguments.format,
         "input": str(Path(arguments.input).resolve()),
-        "image_info": None if image_info is None else [str(image_info.resolve()), *_stamp(image_info)],
-        "settings": arguments.params_override,
-        "views": _inference(arguments),
+        "image_info": None if image_info is None else file_stamp(image_info.resolve()),
+        "settings": overrides_of(arguments),
     }
-
-
-def _stamp(path: Path) -> list[int]:
-    """Size and time of a file: what changes with its content; of a file that has gone, nothing."""
-    try:
-        status = path.stat()
-    except OSError:
-        return []
-    return [status.st_size, status.st_mtime_ns]
 
 
 @contextlib.contextmanager

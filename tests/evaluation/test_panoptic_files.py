@@ -12,7 +12,15 @@ from PIL import Image
 
 from deeplab2_lite.dataset_info import ClassInfo, DatasetInfo
 from deeplab2_lite.errors import UserError
-from deeplab2_lite.evaluation.panoptic_files import PanopticFolder, check_same_images, load_pair, read_panoptic_png
+from deeplab2_lite.evaluation.evaluate import Evaluation, ImagePrediction
+from deeplab2_lite.evaluation.overlaps import count_overlaps
+from deeplab2_lite.evaluation.panoptic_files import (
+    PanopticFolder,
+    check_same_images,
+    load_overlaps,
+    load_pair,
+    read_panoptic_png,
+)
 
 INFO = DatasetInfo(
     "three",
@@ -218,6 +226,41 @@ def test_missing_extra_and_mis_sized_predictions_are_named(tmp_path):
     small = opened(tmp_path / "small", ["x", "y", "z"], ids=IDS.reshape(4, 3))
     with pytest.raises(UserError, match=r"small/png/y.png: 4x3 pixels; expected 3x4, the size of .*truth/png/y.png"):
         load_pair(truth, small, "y")
+
+
+def test_overlaps_are_those_of_the_maps(tmp_path):
+    rng = np.random.default_rng(0)
+    values = [s["id"] for s in SEGMENTS]
+    maps = [rng.choice([0, *values], size=(30, 20)) for _ in range(2)]
+    folders = []
+    for part, ids in enumerate(maps):
+        # A second crowd of cars: the two become one.
+        segments = [*SEGMENTS[:-1], segment(1, 7, iscrowd=1)]
+        path = write_folder(tmp_path / f"{part}", ["x"], ids, segments)
+        folders.append(PanopticFolder(path, tmp_path / f"{part}/png", INFO, is_prediction=part == 1))
+    truth, prediction = load_pair(*folders, "x")
+    expected = count_overlaps(truth, prediction)
+    found = load_overlaps(*folders, "x")
+    for ours, theirs in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+        assert ours.dtype == np.int64
+    assert 10 in found.truth and 10 not in found.prediction
+    evaluation = Evaluation(INFO)
+    from_maps = evaluation.count(truth, ImagePrediction(None, prediction), "x")
+    assert evaluation.count_overlaps(found, "x").to_json() == from_maps.to_json()
+
+
+def test_overlaps_name_the_same_mistakes(tmp_path):
+    truth = opened(tmp_path / "truth", ["x"])
+    for part, (arguments, message) in enumerate(
+        (
+            ({"segments": SEGMENTS[1:]}, "x.png: segment 70000 is in the PNG but not in the JSON"),
+            ({"segments": [*SEGMENTS, segment(8, 7)]}, "x.png: segment 8 is in the JSON but not in the PNG"),
+            ({"ids": IDS.reshape(4, 3)}, "x.png: 4x3 pixels; expected 3x4"),
+        )
+    ):
+        with pytest.raises(UserError, match=message):
+            load_overlaps(truth, opened(tmp_path / f"{part}", ["x"], **arguments), "x")
 
 
 def test_reading_needs_no_tensorflow():

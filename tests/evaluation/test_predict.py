@@ -15,6 +15,7 @@ from pycocotools import mask as mask_utils
 from deeplab2_lite import cli, inference
 from deeplab2_lite.dataset_info import load_dataset_info
 from deeplab2_lite.errors import UserError
+from deeplab2_lite.evaluation.model_arguments import VIEW_FLAGS
 from deeplab2_lite.evaluation.predict import find_images, run
 from deeplab2_lite.postprocessing.instances import InstanceTable
 from deeplab2_lite.postprocessing.segmentation import PanopticResult
@@ -69,10 +70,12 @@ class RedPredictor:
     """Red is the only instance. Each image that was seen is noted by its height; at one it can be stopped."""
 
     seen: list[int] = []  # noqa: RUF012
+    asked: list[tuple[list[str], str]] = []  # noqa: RUF012
     stop_at: int | None = None
 
-    def __init__(self, model):
+    def __init__(self, models, overrides):
         self.info = INFO
+        self.asked.append((models, overrides))
 
     def __call__(self, image):
         assert image.dtype == np.uint8
@@ -100,12 +103,14 @@ class RedPredictor:
 def red(monkeypatch):
     monkeypatch.setattr(inference, "Predictor", RedPredictor)
     monkeypatch.setattr(RedPredictor, "seen", [])
+    monkeypatch.setattr(RedPredictor, "asked", [])
     return RedPredictor
 
 
 def arguments(folder, **changes):
-    values = {"model": "runs/x", "input": str(folder / "in"), "output": str(folder / "out" / "deep")}
-    return argparse.Namespace(**{**values, "instances": None, **changes})
+    values = {"model": ["runs/x"], "input": str(folder / "in"), "output": str(folder / "out" / "deep")}
+    values |= dict.fromkeys(["instances", *VIEW_FLAGS])
+    return argparse.Namespace(**{**values, **changes})
 
 
 def files_of(folder):
@@ -330,13 +335,21 @@ def test_after_a_kill_the_same_command_goes_on(tmp_path, red, monkeypatch):
     assert files_of(output) == expected
 
 
+def test_ensembles_and_views_are_asked_for(tmp_path, red):
+    write_series(tmp_path, 1)
+    words = ["predict", "--model=a", "--model=b", f"--input={tmp_path / 'in'}", f"--output={tmp_path / 'out'}"]
+    assert cli.main([*words, "--flip", "--tile_size", "33", "65", "--params_override=a.b=1"]) == 0
+    overrides = "a.b=1,inference.flip_left_right=true,inference.tile_size=[33, 65]"
+    assert red.asked == [(["a", "b"], overrides)]
+
+
 def test_another_command_begins_anew(tmp_path, red, monkeypatch):
     write_series(tmp_path, 2)
     model = tmp_path / "model"
     (model / "checkpoints" / "100").mkdir(parents=True)
     (model / "config.yaml").write_text("a: 1")
     shutil.copytree(tmp_path / "in", tmp_path / "copy")
-    same = {"model": str(model), "instances": "coco"}
+    same = {"model": [str(model)], "instances": "coco"}
 
     def seen_after(change, **changes):
         with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
@@ -347,7 +360,8 @@ def test_another_command_begins_anew(tmp_path, red, monkeypatch):
         run(arguments(tmp_path, **{**same, **changes}))
         return red.seen
 
-    others = [{"instances": "cityscapes"}, {"instances": None}, {"input": str(tmp_path / "copy")}, {"model": "x"}]
+    others = [{"instances": "cityscapes"}, {"instances": None}, {"input": str(tmp_path / "copy")}]
+    others += [{"model": ["x"]}, {"model": [str(model), "x"]}, {"flip": True}, {"scales": [0.5, 1.0]}]
     for changes in others:
         assert seen_after(lambda: None, **changes) == [5, 6], changes
     # The same folder, with a model that was trained on, or is set otherwise.

@@ -13,9 +13,10 @@ from deeplab2_lite.dataset_info import load_dataset_info
 from deeplab2_lite.errors import UserError
 from deeplab2_lite.evaluation.evaluate import Evaluation, ImagePrediction
 from deeplab2_lite.evaluation.folder_source import open_folders
-from deeplab2_lite.evaluation.processes import map_in_order
-from deeplab2_lite.evaluation.sources import CountedImage, count_source, file_stamp
+from deeplab2_lite.evaluation.journal import file_stamp
+from deeplab2_lite.evaluation.sources import CountedImage, count_source
 from deeplab2_lite.evaluation.submission import CocoPanopticWriter
+from deeplab2_lite.processes import map_in_order
 
 from .panoptic_folders import INFO, edit_json, scene, write_folders
 
@@ -108,17 +109,17 @@ def end_at_five(value):
 
 @pytest.mark.parametrize("num_processes", [1, 2])
 def test_results_come_in_order_and_errors_where_they_are(num_processes):
-    assert list(map_in_order(fail_at_five, [3, 1, 2], num_processes)) == [9, 1, 4]
-    assert list(map_in_order(fail_at_five, [], num_processes)) == []
-    results = map_in_order(fail_at_five, range(40), num_processes)
+    assert list(map_in_order(fail_at_five, [3, 1, 2], num_processes, "test")) == [9, 1, 4]
+    assert list(map_in_order(fail_at_five, [], num_processes, "test")) == []
+    results = map_in_order(fail_at_five, range(40), num_processes, "test")
     assert [next(results) for _ in range(5)] == [0, 1, 4, 9, 16]
     with pytest.raises(UserError, match="5 is too much"):
         next(results)
 
 
 def test_a_process_that_dies_is_told_of():
-    with pytest.raises(UserError, match="a process of the evaluation died"):
-        list(map_in_order(end_at_five, range(8), 2))
+    with pytest.raises(UserError, match="a process of the test died"):
+        list(map_in_order(end_at_five, range(8), 2, "test"))
 
 
 def test_the_files_of_cityscapes_find_their_images(tmp_path):

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
 import zipfile
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,10 +12,9 @@ import tf_keras as keras
 from PIL import Image
 
 from deeplab2_lite import cli, loading
-from deeplab2_lite.config_loading import load_config
+from deeplab2_lite.config_loading import config_from_dict, config_to_dict, load_config
 from deeplab2_lite.dataset_info import load_dataset_info
 from deeplab2_lite.errors import UserError
-from deeplab2_lite.evaluation import submission_models
 from deeplab2_lite.evaluation.submission_check import check_submission
 from deeplab2_lite.evaluation.submission_formats import FORMATS
 from deeplab2_lite.evaluation.submission_images import expected_images
@@ -57,8 +56,18 @@ def models(tmp_path_factory):
 @pytest.fixture
 def paths(models, monkeypatch):
     """Their folders, by the names a, b and s (the semantic one)."""
-    monkeypatch.setattr(submission_models, "load_model_dir", models.get)
-    monkeypatch.setattr(submission_models, "load_config", lambda path, overrides: models[Path(path).parent].config)
+
+    def load(path, overrides=""):
+        if path not in models:
+            return load_model_dir(path)
+        config = config_from_dict(config_to_dict(models[path].config))
+        flips = overrides == "inference.flip_left_right=true"
+        assert flips or not overrides
+        inference = dataclasses.replace(config.inference, flip_left_right=flips)
+        return models[path]._replace(config=dataclasses.replace(config, inference=inference))
+
+    load_model_dir = loading.load_model_dir
+    monkeypatch.setattr(loading, "load_model_dir", load)
     return {path.name: path for path in models}
 
 
@@ -68,7 +77,7 @@ def image_of(seed, size=(60, 90)):
 
 @pytest.mark.slow
 def test_an_ensemble_in_two_views_is_what_infer_gives(models, paths):
-    predictor = load_predictor([paths["a"], paths["b"]], "panoptic", inference={"flip_left_right": True})
+    predictor = load_predictor([paths["a"], paths["b"]], "panoptic", "inference.flip_left_right=true")
     image = image_of(0)
     result = predictor(image)
     first, second = models[paths["a"]], models[paths["b"]]
@@ -106,7 +115,7 @@ def test_from_images_to_a_zip(tmp_path, paths, form):
             assert archive.read("0.txt").count(b"\n") > 1
 
 
-def test_what_does_not_go_together(tmp_path, paths, monkeypatch):
+def test_what_does_not_go_together(tmp_path, paths):
     def refused(*words, **options):
         with pytest.raises(UserError) as caught:
             load_predictor(*words, **options)
@@ -116,10 +125,9 @@ def test_what_does_not_go_together(tmp_path, paths, monkeypatch):
         f"--model: {paths['s']}: model.tasks 'semantic' gives no panoptic submission"
     )
     assert refused([paths["a"], paths["s"]], "semantic") == (
-        f"--model: {paths['s']} has model.tasks semantic, {paths['a']} has panoptic; an ensemble needs one"
+        f"{paths['s']} has model.tasks semantic, {paths['a']} has panoptic; an ensemble needs one"
     )
     (tmp_path / "saved_model.pb").touch()
-    for words in ({"paths": [paths["a"], tmp_path]}, {"paths": [tmp_path], "inference": {"flip_left_right": True}}):
-        assert refused(kind="panoptic", **words).startswith(f"--model: {tmp_path} is a SavedModel, whose settings")
-    monkeypatch.setattr(submission_models, "load_model_dir", loading.load_model_dir)
+    for words in ({"paths": [paths["a"], tmp_path]}, {"paths": [tmp_path], "overrides": "train.steps=1"}):
+        assert refused(kind="panoptic", **words).startswith(f"{tmp_path} is a SavedModel, whose settings")
     assert "no such file or folder" in refused([tmp_path / "x"], "panoptic")

@@ -27,7 +27,7 @@ ORIGINAL = np.array([c.original_id for c in INFO.classes])
 
 @pytest.fixture(autouse=True)
 def double(monkeypatch):
-    def load(paths, kind, overrides, inference):
+    def load(paths, kind, overrides):
         return DoublePredictor(load_dataset_info(paths[0]))
 
     monkeypatch.setattr(submission_models, "load_predictor", load)

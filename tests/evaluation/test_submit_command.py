@@ -27,8 +27,8 @@ def double(monkeypatch):
     """Replaces the model; `asked` holds what the command wanted to load."""
     asked = []
 
-    def load(paths, kind, overrides, inference):
-        asked.append((paths, kind, overrides, inference))
+    def load(paths, kind, overrides):
+        asked.append((paths, kind, overrides))
         return DoublePredictor(COCO if "coco" in str(paths[0]) else VISTAS)
 
     monkeypatch.setattr(submission_models, "load_predictor", load)
@@ -116,8 +116,8 @@ def test_ensembles_and_views_are_asked_for(tmp_path, double):
     coco_images(tmp_path, 1)
     words = ["--flip", "--scales", "0.5", "1", "--tile_size", "33", "65", "--params_override=a.b=1"]
     assert submit(tmp_path, "--model=runs/b", *words) == 0
-    views = {"flip_left_right": True, "scales": (0.5, 1.0), "tile_size": (33, 65)}
-    assert double.asked == [(["runs/coco", "runs/b"], "panoptic", "a.b=1", views)]
+    views = "inference.flip_left_right=true,inference.scales=[0.5, 1.0],inference.tile_size=[33, 65]"
+    assert double.asked == [(["runs/coco", "runs/b"], "panoptic", f"a.b=1,{views}")]
 
 
 def test_a_submission_at_fault_is_not_written(tmp_path, double, monkeypatch, capsys):

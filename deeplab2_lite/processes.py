@@ -21,7 +21,7 @@ _function: Callable[[Any], Any] | None = None
 
 
 def map_in_order(
-    function: Callable[[Item], Result], items: Sequence[Item], num_processes: int
+    function: Callable[[Item], Result], items: Sequence[Item], num_processes: int, name: str
 ) -> Generator[Result, None, None]:
     """Applies a function to each of many things.
 
@@ -29,6 +29,7 @@ def map_in_order(
         function: A picklable function without side effects. Each process gets it once, so it may be large.
         items: Picklable.
         num_processes: How many; 1 works in this one.
+        name: Of the work, for the message.
 
     Yields:
         The results in the order of the items. Closing the generator stops the work.
@@ -52,7 +53,7 @@ def map_in_order(
             yield result
     except BrokenProcessPool:
         raise UserError(
-            "a process of the evaluation died, perhaps for want of memory (or in a script without "
+            f"a process of the {name} died, perhaps for want of memory (or in a script without "
             "`if __name__ == '__main__'`); run it again with a smaller --num_processes and it goes on where it stopped"
         ) from None
     finally:
