@@ -148,7 +148,7 @@ class _Source:
         refused = refusal(str(error))
         if refused is not None:
             return ValueError(f"assertion failed: [{refused}]")
-        if isinstance(error, tf.errors.NotFoundError) and "iteration_client_id" in str(error):
+        if "dispatcher restart" in str(error):
             return UserError(
                 f"data.service: {self._address}: was started anew; train again, from the last checkpoint on"
             )

@@ -36,14 +36,14 @@ CONFIG = ExperimentConfig(
 STEPS = 6
 
 
-def start_service():
-    command = [sys.executable, "-m", "deeplab2_lite.cli", "data-service", "--host=localhost"]
+def start_service(*flags):
+    command = [sys.executable, "-m", "deeplab2_lite.cli", "data-service", "--host=localhost", *flags]
     return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
 @contextlib.contextmanager
-def running_services(count):
-    processes = [start_service() for _ in range(count)]
+def running_services(count, *flags):
+    processes = [start_service(*flags) for _ in range(count)]
     try:
         yield {process.stdout.readline().strip(): process for process in processes}
     finally:
@@ -260,3 +260,20 @@ def test_service_and_client_end(number, index):
                 assert service.wait(20) == 0
             finally:
                 process.kill()
+
+
+@pytest.mark.slow
+def test_a_service_that_was_started_anew_does_not_begin_anew(index):
+    with running_services(1) as running:
+        ((address, service),) = running.items()
+        iterator = iter(training_dataset(with_services(address), INFO, index))
+        next(iterator)
+        service.kill()
+        service.wait()
+        with running_services(1, f"--port={address.rsplit(':', 1)[1]}") as again:
+            assert list(again) == [address]
+            with pytest.raises(tf.errors.InvalidArgumentError) as caught:
+                for _ in range(1000):
+                    next(iterator)
+    message = f"data.service: {address}: was started anew; train again, from the last checkpoint on"
+    assert str(reading_error(caught.value, index)) == message

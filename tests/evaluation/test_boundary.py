@@ -157,6 +157,19 @@ def test_a_thin_ring_off_costs_more_at_the_boundary():
     assert (narrow.result().tp[1], narrow.result().fp[1], narrow.result().fn[1]) == (0, 1, 1)
 
 
+def test_a_hole_costs_more_inside():
+    truth = np.zeros((100, 100), np.int32)
+    truth[20:80, 20:80] = 11
+    prediction = truth.copy()
+    prediction[30:70, 30:70] = 0
+    metric = BoundaryPanopticQuality(INFO, 0.02)  # 3 pixels
+    metric.update(truth, prediction)
+    outer, inner = 60**2 - 54**2, 46**2 - 40**2
+    mask_iou = 1 - 40**2 / 60**2
+    assert 0.5 < mask_iou < outer / (outer + inner)
+    assert metric.result().per_class_pq[1] == pytest.approx(mask_iou)
+
+
 def test_a_wide_band_gives_plain_quality():
     metrics = BoundaryPanopticQuality(INFO, 1.0), PanopticQuality(INFO)
     for truth, prediction in drawn_maps(3, 6):
