@@ -11,7 +11,15 @@ PACKAGES = {
     "deeplab2_lite.pretrained": "deeplab2_lite/pretrained",
     "deeplab2_lite.postprocessing": "deeplab2_lite/postprocessing",
     "deeplab2_lite.data": "data",
+    "deeplab2_lite.data.conversion": "data/conversion",
+    "deeplab2_lite.data.converters": "data/converters",
+    "deeplab2_lite.data.inspection": "data/inspection",
     "deeplab2_lite.evaluation": "evaluation",
+    "deeplab2_lite.evaluation.comparison": "evaluation/comparison",
+    "deeplab2_lite.evaluation.html": "evaluation/html",
+    "deeplab2_lite.evaluation.metrics": "evaluation/metrics",
+    "deeplab2_lite.evaluation.sources": "evaluation/sources",
+    "deeplab2_lite.evaluation.submission": "evaluation/submission",
     "deeplab2_lite.trainer": "trainer",
     "deeplab2_lite.configs": "configs",
 }
@@ -22,6 +30,6 @@ setup(
     package_data={
         "deeplab2_lite": ["py.typed"],
         "deeplab2_lite.configs": ["*/*.yaml"],
-        "deeplab2_lite.evaluation": ["*.css", "*.js"],
+        "deeplab2_lite.evaluation.html": ["*.css", "*.js"],
     },
 )

@@ -29,10 +29,10 @@ from PIL import Image
 from deeplab2_lite.dataset_info import DatasetInfo, load_dataset_info
 from deeplab2_lite.evaluation import PanopticQuality
 from deeplab2_lite.evaluation.evaluate import Evaluation
-from deeplab2_lite.evaluation.image_counts import ImageCounts
-from deeplab2_lite.evaluation.panoptic_files import PanopticFolder, load_overlaps
-from deeplab2_lite.evaluation.panoptic_quality import PanopticCounts, match_segments
+from deeplab2_lite.evaluation.metrics.image_counts import ImageCounts
+from deeplab2_lite.evaluation.metrics.panoptic_quality import PanopticCounts, match_segments
 from deeplab2_lite.evaluation.report import EvaluationReport
+from deeplab2_lite.evaluation.sources.panoptic_files import PanopticFolder, load_overlaps
 from deeplab2_lite.processes import map_in_order
 
 HEIGHT, WIDTH = 1024, 2048

@@ -30,8 +30,9 @@ _PATIENCE_SECONDS = 20.0
 _ATTEMPT_SECONDS = 5.0
 _BATCHES_AHEAD = 2
 _POLL_SECONDS = 0.2
-# At the end of the process threads are waited for so long.
-_END_SECONDS = 5.0
+# At the end of the process threads are waited for so long, and what cannot be waited for is given some time.
+_END_SECONDS = 2 * _ATTEMPT_SECONDS
+_REST_SECONDS = 1.0
 
 
 def batches_from_services(share: Callable[[int, int], tf.data.Dataset], addresses: Sequence[str]) -> tf.data.Dataset:
@@ -50,7 +51,7 @@ def batches_from_services(share: Callable[[int, int], tf.data.Dataset], addresse
         UserError: A service is out of reach, or does not answer as one.
     """
     for address in addresses:
-        _require_reachable(address)
+        _require_reachable(address, threading.Event())
     shares = [_register(share(k, len(addresses)), address) for k, address in enumerate(addresses)]
 
     def batches() -> Iterator[Any]:
@@ -111,7 +112,7 @@ class _Source:
             except queue.Empty:
                 now = time.monotonic()
             if now - asked > _SILENCE_SECONDS:
-                _require_reachable(self._address)
+                _require_reachable(self._address, self._stopped)
                 asked = now
             if now - begin > _LONGEST_SILENCE_SECONDS:
                 raise UserError(
@@ -143,6 +144,8 @@ class _Source:
         if self._is_waiting.acquire(timeout=_END_SECONDS):
             self._is_waiting.release()
         self._thread.join(_END_SECONDS)
+        # The iterator goes on from the end of its input through Python of TensorFlow's own.
+        time.sleep(_REST_SECONDS)
 
     def _told(self, error: Exception) -> Exception:
         refused = refusal(str(error))
@@ -182,10 +185,10 @@ def _register(batches: tf.data.Dataset, address: str) -> tf.data.Dataset:
     return registered[0]
 
 
-def _require_reachable(address: str) -> None:
+def _require_reachable(address: str, stopped: threading.Event) -> None:
     parts = urlsplit(address)
     end = time.monotonic() + _PATIENCE_SECONDS
-    while True:
+    while not stopped.is_set():
         try:
             socket.create_connection((parts.hostname, parts.port), _ATTEMPT_SECONDS).close()
             return
@@ -195,4 +198,4 @@ def _require_reachable(address: str) -> None:
                     f"data.service: {address}: cannot be reached ({error.strerror or error}); expected a running "
                     "'deeplab2-lite data-service'"
                 ) from None
-        time.sleep(0.5)
+        stopped.wait(_POLL_SECONDS)

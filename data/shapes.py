@@ -18,8 +18,8 @@ from PIL import Image, ImageFilter
 from deeplab2_lite.config import ShapesConfig
 from deeplab2_lite.data import shapes_street, shapes_things
 from deeplab2_lite.data.conversion import convert
-from deeplab2_lite.data.conversion_output import Conversion
-from deeplab2_lite.data.label_statistics import ConvertedRecord, count_label
+from deeplab2_lite.data.conversion.label_statistics import ConvertedRecord, count_label
+from deeplab2_lite.data.conversion.output import Conversion
 from deeplab2_lite.data.record_format import encode_png, make_record
 from deeplab2_lite.data.shapes_canvas import BALL, CAR, PERSON, SIGN, Canvas
 from deeplab2_lite.data.shapes_street import Street

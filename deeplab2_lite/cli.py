@@ -16,7 +16,7 @@ _COMMANDS = {
     "train": ("deeplab2_lite.trainer.train", "train, evaluate and export (--mode)"),
     "evaluate": ("deeplab2_lite.evaluation.evaluate_command", "measure a model, or predictions that are files"),
     "predict": ("deeplab2_lite.evaluation.predict", "segment an image or a folder of images"),
-    "submit": ("deeplab2_lite.evaluation.submit_command", "make or check files that the benchmark servers take"),
+    "submit": ("deeplab2_lite.evaluation.submission.command", "make or check files that the benchmark servers take"),
     "import-weights": ("deeplab2_lite.pretrained_command", "read weights of other code bases to train on from"),
     "complexity": (
         "deeplab2_lite.complexity.command",
@@ -28,17 +28,18 @@ _COMMANDS = {
     ),
     "data-service": ("deeplab2_lite.data.data_service_command", "make training input for other machines"),
     "convert": ("", "turn labelled images into TFRecords"),
-    "inspect": ("deeplab2_lite.data.inspect_command", "show what TFRecords hold, and what is wrong with them"),
+    "inspect": ("deeplab2_lite.data.inspection.command", "show what TFRecords hold, and what is wrong with them"),
 }
+# Layouts, of which each has a module of its name in data/converters/.
 _CONVERTERS = {
-    "cityscapes": ("deeplab2_lite.data.build_cityscapes", "Cityscapes as downloaded, fine or coarse labels"),
-    "coco_instances": ("deeplab2_lite.data.build_coco_instances", "images with COCO instance annotations (JSON)"),
-    "coco_panoptic": ("deeplab2_lite.data.build_coco_panoptic", "images with COCO-panoptic PNGs and JSON"),
-    "image_folders": ("deeplab2_lite.data.build_image_folders", "a folder of images for each class, to pre-train on"),
-    "instance_masks": ("deeplab2_lite.data.build_instance_masks", "images with masks of instance ids"),
-    "labelme": ("deeplab2_lite.data.build_labelme", "images with labelme's JSON files"),
-    "mapillary_vistas": ("deeplab2_lite.data.build_mapillary_vistas", "Mapillary Vistas 1.1, 1.2 or 2.0 as downloaded"),
-    "semantic_maps": ("deeplab2_lite.data.build_semantic_maps", "images with maps of class ids"),
+    "cityscapes": "Cityscapes as downloaded, fine or coarse labels",
+    "coco_instances": "images with COCO instance annotations (JSON)",
+    "coco_panoptic": "images with COCO-panoptic PNGs and JSON",
+    "image_folders": "a folder of images for each class, to pre-train on",
+    "instance_masks": "images with masks of instance ids",
+    "labelme": "images with labelme's JSON files",
+    "mapillary_vistas": "Mapillary Vistas 1.1, 1.2 or 2.0 as downloaded",
+    "semantic_maps": "images with maps of class ids",
 }
 
 
@@ -59,10 +60,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         command = commands.add_parser(name, help=text, description=text)
         if name == "convert":
             converters = command.add_subparsers(dest="converter", required=True, metavar="LAYOUT")
-            for converter, (converter_module, converter_text) in _CONVERTERS.items():
+            for converter, converter_text in _CONVERTERS.items():
                 layout = converters.add_parser(converter, help=converter_text, description=converter_text)
                 if converter in argv[1:2]:
-                    _add(layout, converter_module)
+                    _add(layout, f"deeplab2_lite.data.converters.{converter}")
         elif name in argv[:1]:
             _add(command, module)
     arguments = parser.parse_args(argv)

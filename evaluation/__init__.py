@@ -9,12 +9,12 @@ import importlib
 from typing import Any
 
 _NAMES = {
-    "BoundaryIoU": "boundary_iou",
-    "BoundaryPanopticQuality": "boundary_quality",
-    "InstanceAP": "instance_ap",
-    "InstanceIoU": "instance_iou",
-    "MeanIoU": "mean_iou",
-    "PanopticQuality": "panoptic_quality",
+    "BoundaryIoU": "metrics.boundary_iou",
+    "BoundaryPanopticQuality": "metrics.boundary_quality",
+    "InstanceAP": "metrics.instance_ap",
+    "InstanceIoU": "metrics.instance_iou",
+    "MeanIoU": "metrics.mean_iou",
+    "PanopticQuality": "metrics.panoptic_quality",
 }
 
 __all__ = ["BoundaryIoU", "BoundaryPanopticQuality", "InstanceAP", "InstanceIoU", "MeanIoU", "PanopticQuality"]

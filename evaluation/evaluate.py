@@ -9,14 +9,14 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from deeplab2_lite.dataset_info import DatasetInfo
-from deeplab2_lite.evaluation.boundary_iou import BoundaryIoU
-from deeplab2_lite.evaluation.boundary_quality import BoundaryPanopticQuality
-from deeplab2_lite.evaluation.image_counts import ImageCounts
-from deeplab2_lite.evaluation.instance_ap import InstanceAP, InstanceRules
-from deeplab2_lite.evaluation.instance_iou import InstanceIoU, has_average_areas
-from deeplab2_lite.evaluation.mean_iou import MeanIoU
-from deeplab2_lite.evaluation.overlaps import Overlaps, overlaps_of_maps, sum_pairs
-from deeplab2_lite.evaluation.panoptic_quality import PanopticQuality, match_segments
+from deeplab2_lite.evaluation.metrics.boundary_iou import BoundaryIoU
+from deeplab2_lite.evaluation.metrics.boundary_quality import BoundaryPanopticQuality
+from deeplab2_lite.evaluation.metrics.image_counts import ImageCounts
+from deeplab2_lite.evaluation.metrics.instance_ap import InstanceAP, InstanceRules
+from deeplab2_lite.evaluation.metrics.instance_iou import InstanceIoU, has_average_areas
+from deeplab2_lite.evaluation.metrics.mean_iou import MeanIoU
+from deeplab2_lite.evaluation.metrics.overlaps import Overlaps, overlaps_of_maps, sum_pairs
+from deeplab2_lite.evaluation.metrics.panoptic_quality import PanopticQuality, match_segments
 from deeplab2_lite.evaluation.report import EvaluationReport, format_table, write_csv, write_json
 from deeplab2_lite.visualize import overlay_panoptic, save_image, side_by_side
 
@@ -181,11 +181,11 @@ class Evaluation:
                 metric.add(counts.instance[rules])
         self._images.append(counts)
 
-    def report(self, step: int) -> EvaluationReport:
+    def report(self, step: int | None) -> EvaluationReport:
         """Returns the figures so far.
 
         Args:
-            step: Training step of the weights.
+            step: Training step of the weights; None where no single one is known.
 
         Returns:
             Figures of all that the predictions hold.

@@ -22,10 +22,10 @@ from deeplab2_lite.evaluation.model_arguments import overrides_of
 __all__ = ["add_arguments", "run"]
 
 if TYPE_CHECKING:
-    from deeplab2_lite.evaluation.comparison import Comparison
-    from deeplab2_lite.evaluation.html_pictures import Sample
+    from deeplab2_lite.evaluation.comparison.differences import Comparison
+    from deeplab2_lite.evaluation.html.pictures import Sample
     from deeplab2_lite.evaluation.report import EvaluationReport
-    from deeplab2_lite.evaluation.sources import Source
+    from deeplab2_lite.evaluation.sources.source import Source
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -50,7 +50,7 @@ def run(arguments: argparse.Namespace) -> None:
         folder.mkdir(parents=True, exist_ok=True)
 
     from deeplab2_lite.evaluation.evaluate import Evaluation
-    from deeplab2_lite.evaluation.sources import count_source
+    from deeplab2_lite.evaluation.sources.source import count_source
 
     rules = list(dict.fromkeys(arguments.instance_rules))
     settings = {
@@ -64,7 +64,7 @@ def run(arguments: argparse.Namespace) -> None:
     report = _with_other_rules(evaluation.report(source.step), rules[1:])
     comparison = None
     if baseline is not None:
-        from deeplab2_lite.evaluation.comparison import compare
+        from deeplab2_lite.evaluation.comparison.differences import compare
 
         comparison = compare(report, baseline)
     with _writing_to(folder):
@@ -95,7 +95,7 @@ def _check(arguments: argparse.Namespace) -> None:
 
 def _open(arguments: argparse.Namespace) -> Source:
     if arguments.model is None:
-        from deeplab2_lite.evaluation.folder_source import open_folders
+        from deeplab2_lite.evaluation.sources.folders import open_folders
 
         paths = {
             name: None if getattr(arguments, name) is None else Path(getattr(arguments, name))
@@ -113,7 +113,7 @@ def _open(arguments: argparse.Namespace) -> Source:
         if not Path(path).is_dir():
             raise UserError(f"--model: no folder {path}; expected a model folder or a SavedModel")
     # TensorFlow takes seconds to import; what is wrong above is said before.
-    from deeplab2_lite.evaluation.model_source import ModelRequest, open_models
+    from deeplab2_lite.evaluation.sources.models import ModelRequest, open_models
 
     return open_models(
         ModelRequest(
@@ -145,7 +145,7 @@ def _output_folder(arguments: argparse.Namespace) -> Path:
 
 def _with_other_rules(report: EvaluationReport, others: list[str]) -> EvaluationReport:
     """Adds the figures of the rules that tables do not show."""
-    from deeplab2_lite.evaluation.instance_ap import InstanceAP
+    from deeplab2_lite.evaluation.metrics.instance_ap import InstanceAP
 
     extra = dict(report.extra)
     for rules in others if report.instance is not None else ():
@@ -173,7 +173,7 @@ def _write(
     comparison_file = folder / "comparison.json"
     comparison_file.unlink(missing_ok=True)
     if comparison is not None:
-        from deeplab2_lite.evaluation.comparison_table import format_comparison, write_comparison
+        from deeplab2_lite.evaluation.comparison.table import format_comparison, write_comparison
 
         write_comparison(comparison, comparison_file)
         text += f"\n{format_comparison(comparison)}"
@@ -181,7 +181,7 @@ def _write(
     html_file = folder / "report.html"
     html_file.unlink(missing_ok=True)
     if arguments.html:
-        from deeplab2_lite.evaluation.html_report import write_html_report
+        from deeplab2_lite.evaluation.html.report import write_html_report
 
         write_html_report(report, html_file, samples=samples, comparison=comparison)
     return text
@@ -189,9 +189,9 @@ def _write(
 
 def _worst(source: Source, report: EvaluationReport, folder: Path, count: int) -> Iterator[Sample]:
     """Draws the worst images, and yields them."""
+    from deeplab2_lite.evaluation.comparison.image_scores import image_scores
     from deeplab2_lite.evaluation.evaluation_pictures import clear_pictures, write_picture
-    from deeplab2_lite.evaluation.html_pictures import Sample
-    from deeplab2_lite.evaluation.image_scores import image_scores
+    from deeplab2_lite.evaluation.html.pictures import Sample
 
     clear_pictures(folder)
     chosen = image_scores(report).worst_first()[:count]

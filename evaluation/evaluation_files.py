@@ -14,9 +14,9 @@ import yaml
 
 from deeplab2_lite.dataset_info import load_dataset_info
 from deeplab2_lite.errors import UserError
-from deeplab2_lite.evaluation.count_table import CountTable
-from deeplab2_lite.evaluation.image_counts import ImageCounts
-from deeplab2_lite.evaluation.image_scores import image_scores
+from deeplab2_lite.evaluation.comparison.count_table import CountTable
+from deeplab2_lite.evaluation.comparison.image_scores import image_scores
+from deeplab2_lite.evaluation.metrics.image_counts import ImageCounts
 from deeplab2_lite.evaluation.report import EvaluationReport
 from deeplab2_lite.files import write_text_atomically
 

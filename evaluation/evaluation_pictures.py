@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 
 from deeplab2_lite.dataset_info import DatasetInfo
-from deeplab2_lite.evaluation.error_picture import draw_errors
-from deeplab2_lite.evaluation.html_pictures import Sample
-from deeplab2_lite.evaluation.segment_errors import class_errors, segment_errors
+from deeplab2_lite.evaluation.html.error_picture import draw_errors
+from deeplab2_lite.evaluation.html.pictures import Sample
+from deeplab2_lite.evaluation.html.segment_errors import class_errors, segment_errors
 from deeplab2_lite.visualize import overlay_panoptic, save_image, side_by_side
 
 

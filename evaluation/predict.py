@@ -134,8 +134,8 @@ class _Outputs:
     """The files of a run: those of each image, and the JSON over all of them."""
 
     def __init__(self, info: DatasetInfo, folder: Path, instances: str | None) -> None:
-        from deeplab2_lite.evaluation.instance_submission import CityscapesInstanceWriter, CocoInstanceWriter
-        from deeplab2_lite.evaluation.submission import CocoPanopticWriter
+        from deeplab2_lite.evaluation.submission.coco_panoptic import CocoPanopticWriter
+        from deeplab2_lite.evaluation.submission.instances import CityscapesInstanceWriter, CocoInstanceWriter
 
         self._overlays = folder / "overlay"
         self._maps = folder / "panoptic"

@@ -12,12 +12,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from deeplab2_lite.dataset_info import DatasetInfo
-from deeplab2_lite.evaluation.boundary_iou import BoundaryIoUResult
-from deeplab2_lite.evaluation.image_counts import ImageCounts
-from deeplab2_lite.evaluation.instance_ap import InstanceAPResult
-from deeplab2_lite.evaluation.instance_iou import InstanceIoUResult
-from deeplab2_lite.evaluation.mean_iou import MeanIoUResult
-from deeplab2_lite.evaluation.panoptic_quality import PanopticQualityResult, QualityAverage
+from deeplab2_lite.evaluation.metrics.boundary_iou import BoundaryIoUResult
+from deeplab2_lite.evaluation.metrics.image_counts import ImageCounts
+from deeplab2_lite.evaluation.metrics.instance_ap import InstanceAPResult
+from deeplab2_lite.evaluation.metrics.instance_iou import InstanceIoUResult
+from deeplab2_lite.evaluation.metrics.mean_iou import MeanIoUResult
+from deeplab2_lite.evaluation.metrics.panoptic_quality import PanopticQualityResult, QualityAverage
 from deeplab2_lite.files import write_text_atomically
 
 
@@ -27,7 +27,7 @@ class EvaluationReport:
 
     Attributes:
         info: The label space; its name is the data set's.
-        step: Training step of the weights.
+        step: Training step of the weights; None where no single one is known.
         num_images: Images evaluated.
         panoptic: Panoptic quality.
         semantic: Mean IoU.
@@ -40,7 +40,7 @@ class EvaluationReport:
     """
 
     info: DatasetInfo
-    step: int
+    step: int | None
     num_images: int
     panoptic: PanopticQualityResult | None = None
     semantic: MeanIoUResult | None = None
@@ -130,7 +130,7 @@ def format_table(report: EvaluationReport) -> str:
         A heading, averages, and a row for each category and class; "-" stands where a figure does not exist.
     """
     images = "1 image" if report.num_images == 1 else f"{report.num_images} images"
-    parts = [f"{report.info.name}: {images}, step {report.step}"]
+    parts = [f"{report.info.name}: {images}" + ("" if report.step is None else f", step {report.step}")]
     for title, result in (("", report.panoptic), ("boundary", report.boundary)):
         if result is not None:
             summary = [
@@ -164,7 +164,7 @@ def write_json(report: EvaluationReport, path: str | Path) -> Path:
     """
     content: dict[str, int | float | str | None] = {
         "dataset": report.info.name,
-        "step": int(report.step),
+        "step": report.step,
         "num_images": int(report.num_images),
     }
     content.update(_figures(report))

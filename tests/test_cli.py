@@ -96,11 +96,11 @@ def test_every_command_is_asked_for_help():
 
 def test_every_command_is_listed_with_its_module():
     # A command whose module is missing or renamed would only fail when somebody calls it.
-    for module, _ in [*cli._COMMANDS.values(), *cli._CONVERTERS.values()]:
-        if module:
-            parser = argparse.ArgumentParser()
-            cli._add(parser, module)
-            assert callable(parser.get_default("run"))
+    modules = [module for module, _ in cli._COMMANDS.values() if module]
+    for module in [*modules, *(f"deeplab2_lite.data.converters.{name}" for name in cli._CONVERTERS)]:
+        parser = argparse.ArgumentParser()
+        cli._add(parser, module)
+        assert callable(parser.get_default("run"))
 
 
 @pytest.mark.parametrize("words", [[], ["convert"], ["paint"], ["train", "--no_such_flag"], ["predict"]])

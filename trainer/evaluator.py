@@ -17,7 +17,7 @@ from deeplab2_lite.data.pipeline import EvaluationBatch, evaluation_dataset
 from deeplab2_lite.data.record_index import RecordIndex, reading_error, record_filenames
 from deeplab2_lite.dataset_info import DatasetInfo
 from deeplab2_lite.evaluation.evaluate import Evaluation, ImagePrediction, write_report
-from deeplab2_lite.evaluation.on_device import confusion_on_device
+from deeplab2_lite.evaluation.metrics.on_device import confusion_on_device
 from deeplab2_lite.evaluation.report import EvaluationReport, scalars
 from deeplab2_lite.inference import Inference, InferenceSettings, infer, infer_semantic
 

@@ -21,12 +21,12 @@ from deeplab2_lite.config import (
     TrainConfig,
 )
 from deeplab2_lite.data.augment import augment_for_classification, central_crop
-from deeplab2_lite.data.build_image_folders import class_dataset_info
 from deeplab2_lite.data.classification import (
     classification_evaluation_dataset,
     classification_training_dataset,
     parse_classification_record,
 )
+from deeplab2_lite.data.converters.image_folders import class_dataset_info
 from deeplab2_lite.data.record_format import encode_png, serialize_example
 from deeplab2_lite.data.record_index import open_records, reading_error
 from deeplab2_lite.data.shards import list_shards

@@ -158,7 +158,7 @@ def test_what_is_no_service_is_named(index, monkeypatch):
 
 def make_numbers(monkeypatch, register):
     """Batches 0, 1, 2, ... from two addresses, whose datasets `register` makes in this process."""
-    monkeypatch.setattr(data_service, "_require_reachable", lambda address: None)
+    monkeypatch.setattr(data_service, "_require_reachable", lambda address, stopped: None)
     monkeypatch.setattr(data_service, "_register", register)
     shares = {}
 

@@ -11,7 +11,7 @@ from deeplab2_lite.dataset_info import ClassInfo, DatasetInfo, dataset_info_from
 from deeplab2_lite.errors import UserError
 from deeplab2_lite.evaluation import InstanceIoU, MeanIoU
 from deeplab2_lite.evaluation.evaluate import Evaluation, ImagePrediction
-from deeplab2_lite.evaluation.instance_iou import InstanceIoUCounts
+from deeplab2_lite.evaluation.metrics.instance_iou import InstanceIoUCounts
 from deeplab2_lite.evaluation.report import format_table, per_category_rows, per_class_rows, scalars, write_json
 
 

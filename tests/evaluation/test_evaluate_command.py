@@ -19,7 +19,7 @@ from deeplab2_lite.dataset_info import load_dataset_info
 from deeplab2_lite.evaluation.evaluate import Evaluation, ImagePrediction, write_report
 from deeplab2_lite.evaluation.evaluate_arguments import UNFINISHED
 
-from .panoptic_folders import INFO, edit_json, expected_report, scene, write_folders
+from .sources.panoptic_folders import INFO, edit_json, expected_report, scene, write_folders
 
 COUNT = 7
 

@@ -23,7 +23,7 @@ from deeplab2_lite.data.record_index import open_records
 from deeplab2_lite.dataset_info import load_dataset_info
 from deeplab2_lite.evaluation.evaluate import Evaluation
 from deeplab2_lite.evaluation.evaluate_arguments import UNFINISHED
-from deeplab2_lite.evaluation.model_source import ModelRequest, open_models
+from deeplab2_lite.evaluation.sources.models import ModelRequest, open_models
 from deeplab2_lite.inference import InferenceSettings, infer
 from deeplab2_lite.loading import load_model_dir
 from deeplab2_lite.model import build_model

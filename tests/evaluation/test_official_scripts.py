@@ -17,7 +17,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from deeplab2_lite.evaluation import InstanceAP, InstanceIoU, MeanIoU, PanopticQuality
-from deeplab2_lite.evaluation.panoptic_files import PanopticFolder, check_same_images, load_pair
+from deeplab2_lite.evaluation.sources.panoptic_files import PanopticFolder, check_same_images, load_pair
 
 from .official_inputs import (
     INFO,

@@ -217,8 +217,8 @@ def compare_export_with_evaluator(config, tmp_path, monkeypatch):
 
 @pytest.mark.real_data
 def test_the_export_gives_the_evaluators_maps_on_real_images(real_data, tmp_path, monkeypatch):
-    from deeplab2_lite.data import build_instance_masks
     from deeplab2_lite.data.conversion import convert
+    from deeplab2_lite.data.converters import instance_masks as build_instance_masks
 
     source = tmp_path / "nuclei"
     chosen = {}
@@ -240,8 +240,8 @@ def test_the_export_gives_the_evaluators_maps_on_real_images(real_data, tmp_path
 
 @pytest.mark.real_data
 def test_the_export_gives_the_evaluators_maps_on_resized_photographs(real_data, tmp_path, monkeypatch):
-    from deeplab2_lite.data import build_coco_panoptic
     from deeplab2_lite.data.conversion import convert
+    from deeplab2_lite.data.converters import coco_panoptic as build_coco_panoptic
 
     folder = real_data / "coco"
     annotations = json.loads((folder / "annotations" / "panoptic_val2017.json").read_text())

@@ -1,0 +1,1 @@
+"""Where images, truths and predictions come from: models on records, or files."""
