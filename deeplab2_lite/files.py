@@ -54,6 +54,25 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+@contextlib.contextmanager
+def writing_to(path: Path) -> Iterator[None]:
+    """Turns what the system says of a command's output into one line.
+
+    Args:
+        path: What `--output` names.
+
+    Yields:
+        Nothing.
+
+    Raises:
+        UserError: Something in the block could not be written.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"--output: {error.filename or path}: cannot be written ({error.strerror or error})") from None
+
+
 def read_json(path: str | Path) -> Any:
     """Reads a JSON file.
 

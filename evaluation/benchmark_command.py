@@ -13,7 +13,7 @@ from deeplab2_lite.complexity.command import parse_size
 from deeplab2_lite.config import ExperimentConfig
 from deeplab2_lite.config_loading import load_config, packaged_experiments, resolve_dataset_info
 from deeplab2_lite.errors import UserError
-from deeplab2_lite.files import write_text_atomically
+from deeplab2_lite.files import write_text_atomically, writing_to
 
 if TYPE_CHECKING:
     from deeplab2_lite.benchmark.machine import Machine
@@ -173,7 +173,7 @@ def _write(found: list[Benchmark], machine: Machine, folder: Path | None) -> lis
     from deeplab2_lite.benchmark.plot import plot_benchmarks
     from deeplab2_lite.benchmark.report import to_csv, to_json
 
-    with _writing_to(folder):
+    with writing_to(folder):
         paths = [
             write_text_atomically(folder / "benchmark.csv", to_csv(found, machine)),
             write_text_atomically(folder / "benchmark.json", to_json(found, machine)),
@@ -187,20 +187,10 @@ def _write(found: list[Benchmark], machine: Machine, folder: Path | None) -> lis
 
 
 def _make_writable(folder: Path) -> None:
-    with _writing_to(folder):
+    with writing_to(folder):
         folder.mkdir(parents=True, exist_ok=True)
         if not os.access(folder, os.W_OK | os.X_OK):
             raise PermissionError(None, "Permission denied", str(folder))
-
-
-@contextlib.contextmanager
-def _writing_to(folder: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise UserError(
-            f"--output: {error.filename or folder}: cannot be written ({error.strerror or error})"
-        ) from None
 
 
 @contextlib.contextmanager

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +17,7 @@ from deeplab2_lite.evaluation.evaluate_arguments import (
     default_processes,
 )
 from deeplab2_lite.evaluation.model_arguments import overrides_of
+from deeplab2_lite.files import writing_to
 
 __all__ = ["add_arguments", "run"]
 
@@ -46,7 +46,7 @@ def run(arguments: argparse.Namespace) -> None:
     if baseline is not None:
         _check_label_space(baseline, source)
     folder = _output_folder(arguments)
-    with _writing_to(folder):
+    with writing_to(folder):
         folder.mkdir(parents=True, exist_ok=True)
 
     from deeplab2_lite.evaluation.evaluate import Evaluation
@@ -59,7 +59,7 @@ def run(arguments: argparse.Namespace) -> None:
         "dilation_ratio": arguments.dilation_ratio,
     }
     evaluation = Evaluation(source.info, **settings)
-    with _writing_to(folder):
+    with writing_to(folder):
         journal, earlier = count_source(source, evaluation, folder / UNFINISHED, settings)
     report = _with_other_rules(evaluation.report(source.step), rules[1:])
     comparison = None
@@ -67,7 +67,7 @@ def run(arguments: argparse.Namespace) -> None:
         from deeplab2_lite.evaluation.comparison.differences import compare
 
         comparison = compare(report, baseline)
-    with _writing_to(folder):
+    with writing_to(folder):
         text = _write(source, report, comparison, folder, arguments)
         journal.remove()
     note = f" ({earlier} of the images were counted by an earlier, interrupted run)" if earlier else ""
@@ -201,13 +201,3 @@ def _worst(source: Source, report: EvaluationReport, folder: Path, count: int) -
         sample = Sample(report.images[index].name, *maps)
         write_picture(folder, rank, sample, report.info, report.panoptic is not None)
         yield sample
-
-
-@contextlib.contextmanager
-def _writing_to(folder: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise UserError(
-            f"--output: {error.filename or folder}: cannot be written ({error.strerror or error})"
-        ) from None

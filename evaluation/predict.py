@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +20,7 @@ from deeplab2_lite.evaluation.model_arguments import (
     describe_models,
     overrides_of,
 )
+from deeplab2_lite.files import writing_to
 
 # Not hidden: who empties the folder by hand empties it of this, too.
 UNFINISHED = "unfinished.jsonl"
@@ -69,11 +68,11 @@ def run(arguments: argparse.Namespace) -> None:
     from deeplab2_lite.visualize import overlay_panoptic
 
     folder = Path(arguments.output)
-    with _writing_to(folder):
+    with writing_to(folder):
         (folder / "overlay").mkdir(parents=True, exist_ok=True)
     command = _command(arguments)
     predictor = Predictor(arguments.model, overrides=overrides_of(arguments))
-    with _writing_to(folder):
+    with writing_to(folder):
         outputs = _Outputs(predictor.info, folder, arguments.instances)
         journal = Journal(folder / UNFINISHED, command)
     done = {
@@ -88,13 +87,13 @@ def run(arguments: argparse.Namespace) -> None:
             image = read_rgb(path)
             result = predictor(image)
             overlay = overlay_panoptic(image, result.panoptic, predictor.info)
-            with _writing_to(folder):
+            with writing_to(folder):
                 entry = {"image": stamp, **outputs.write(path, overlay, result, predictor.instance_scores)}
                 journal.append(path.name, entry)
             done[path.name] = entry
     finally:
         if done:
-            with _writing_to(folder):
+            with writing_to(folder):
                 outputs.finish([done[path.name] for path in paths if path.name in done])
     journal.remove()
     note = f" ({earlier} of them by an earlier, interrupted run)" if earlier else ""
@@ -188,13 +187,3 @@ def _command(arguments: argparse.Namespace) -> dict[str, Any]:
         "input": str(Path(arguments.input).resolve()),
         "instances": arguments.instances,
     }
-
-
-@contextlib.contextmanager
-def _writing_to(folder: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise UserError(
-            f"--output: {error.filename or folder}: cannot be written ({error.strerror or error})"
-        ) from None

@@ -5,14 +5,17 @@ from __future__ import annotations
 import argparse
 import os
 import shlex
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import get_args
+from typing import TypeVar, get_args
 
 from deeplab2_lite.data.conversion import convert
 from deeplab2_lite.data.conversion.beam import convert_with_beam
 from deeplab2_lite.data.conversion.output import Conversion, local_folder
 from deeplab2_lite.data.images import HighDepth
 from deeplab2_lite.errors import UserError
+
+Source = TypeVar("Source")
 
 
 def add_output_arguments(parser: argparse.ArgumentParser) -> None:
@@ -56,6 +59,32 @@ def add_high_depth_argument(parser: argparse.ArgumentParser) -> None:
         help="16-bit grey images: refuse them, or scale 0..65535 (full_range) or each image's minimum..maximum "
         "(per_image) to 0..255 (default: %(default)s)",
     )
+
+
+def read_sources(
+    arguments: argparse.Namespace,
+    official_layout: Callable[[str, Sequence[str]], dict[str, Source]],
+    kind: type[Source],
+) -> dict[str, Source]:
+    """Returns where each split lies, as `--input` with `--splits`, or else `--split`, says.
+
+    Args:
+        arguments: The parsed options.
+        official_layout: From the folder of `--input` and the names of its splits to their sources.
+        kind: The type of a source, made of the paths of a `--split` behind its name.
+
+    Returns:
+        Sources by split.
+
+    Raises:
+        UserError: Two splits have one name.
+    """
+    if arguments.input is not None:
+        return official_layout(arguments.input, arguments.splits)
+    sources = {name: kind(*map(Path, paths)) for name, *paths in arguments.split}
+    if len(sources) < len(arguments.split):
+        raise UserError("--split: two splits have the same name")
+    return sources
 
 
 def write(conversion: Conversion, arguments: argparse.Namespace) -> Path:

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from deeplab2_lite.data.conversion.label_statistics import ConvertedRecord
 from deeplab2_lite.data.conversion.labelled_record import Segment, labelled_record
-from deeplab2_lite.data.conversion.options import add_label_divisor_argument, add_output_arguments, write
+from deeplab2_lite.data.conversion.options import add_label_divisor_argument, add_output_arguments, read_sources, write
 from deeplab2_lite.data.conversion.output import Conversion
 from deeplab2_lite.data.converters.label_spaces import read_label_space
 from deeplab2_lite.data.converters.segment_maps import listed_segments, read_json_lists, read_panoptic_png
@@ -145,12 +145,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Runs `deeplab2-lite convert coco_panoptic` with parsed options."""
-    if arguments.input is not None:
-        sources = official_layout(arguments.input, arguments.splits)
-    else:
-        sources = {name: SplitSource(*map(Path, paths)) for name, *paths in arguments.split}
-        if len(sources) < len(arguments.split):
-            raise UserError("--split: two splits have the same name")
+    sources = read_sources(arguments, official_layout, SplitSource)
     write(plan(sources, dataset_info=arguments.dataset_info, label_divisor=arguments.label_divisor), arguments)
 
 

@@ -21,6 +21,7 @@ from deeplab2_lite.data.conversion.options import (
     add_high_depth_argument,
     add_label_divisor_argument,
     add_output_arguments,
+    read_sources,
     write,
 )
 from deeplab2_lite.data.conversion.output import Conversion
@@ -219,12 +220,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Runs `deeplab2-lite convert semantic_maps` with parsed options."""
-    if arguments.input is not None:
-        sources = folder_layout(arguments.input, arguments.splits)
-    else:
-        sources = {name: SplitSource(*map(Path, paths)) for name, *paths in arguments.split}
-        if len(sources) < len(arguments.split):
-            raise UserError("--split: two splits have the same name")
+    sources = read_sources(arguments, folder_layout, SplitSource)
     conversion = plan(
         sources,
         dataset_info=arguments.dataset_info,

@@ -15,9 +15,9 @@ from deeplab2_lite.evaluation.metrics.boundary import (
     count_boundary_overlaps,
     dilation_ratio_of,
 )
+from deeplab2_lite.evaluation.metrics.class_counts import ClassCountMetric, counts_from_json, counts_to_json
 from deeplab2_lite.evaluation.metrics.mean_iou import mean_of_numbers
 from deeplab2_lite.evaluation.metrics.overlaps import (
-    check_mergeable,
     check_same_shape,
     check_semantic_ids,
     integer_map,
@@ -40,16 +40,12 @@ class BoundaryCounts(NamedTuple):
 
     def to_json(self) -> dict[str, list[int]]:
         """Returns the counts of the classes that have any, by class id, as JSON can hold them."""
-        columns = np.stack(self, axis=1)
-        return {str(i): columns[i].tolist() for i in np.flatnonzero(columns.any(axis=1))}
+        return counts_to_json(self)
 
     @classmethod
     def from_json(cls, content: Mapping[str, list[int]], num_classes: int) -> BoundaryCounts:
         """Reads what `to_json` returned."""
-        columns = np.zeros((num_classes, len(cls._fields)), np.int64)
-        for class_id, values in content.items():
-            columns[int(class_id)] = values
-        return cls(*columns.T)
+        return counts_from_json(cls, content, num_classes)
 
 
 @dataclass(frozen=True)
@@ -65,7 +61,7 @@ class BoundaryIoUResult:
     per_class_iou: np.ndarray
 
 
-class BoundaryIoU:
+class BoundaryIoU(ClassCountMetric[BoundaryCounts]):
     """Streaming boundary IoU of classes (Cheng et al., "Boundary IoU", CVPR 2021, section 5).
 
     The mask of a class is where the semantic map says it. The pixels on the boundaries of true and predicted masks
@@ -84,32 +80,15 @@ class BoundaryIoU:
         Raises:
             UserError: The ratio is not in (0, 1].
         """
-        self._info = info
         self._ratio = check_dilation_ratio(dilation_ratio_of(info) if dilation_ratio is None else dilation_ratio)
-        self.reset()
-
-    def reset(self) -> None:
-        """Forgets all images."""
-        self._counts = BoundaryCounts(*np.zeros((len(BoundaryCounts._fields), self._info.num_classes), np.int64))
-
-    def update(self, truth: Any, prediction: Any) -> None:
-        """Adds an image.
-
-        Args:
-            truth: Semantic ids, integers [height, width]; `ignore_label` is void.
-            prediction: Semantic ids of the same shape; likewise.
-
-        Raises:
-            UserError: Types, shapes or ids do not fit; nothing is counted then.
-        """
-        self.add(self.count(truth, prediction))
+        super().__init__(info, BoundaryCounts)
 
     def count(self, truth: Any, prediction: Any) -> BoundaryCounts:
         """Counts one image, without adding it.
 
         Args:
-            truth: As for `update`.
-            prediction: Likewise.
+            truth: Semantic ids, integers [height, width]; `ignore_label` is void.
+            prediction: Semantic ids of the same shape; likewise.
 
         Returns:
             What `add` takes, here or in another process.
@@ -131,26 +110,6 @@ class BoundaryIoU:
             truth=sum_by(rows.truth[true], rows.pixels[true], classes),
             prediction=sum_by(rows.prediction[predicted], rows.pixels[predicted], classes),
         )
-
-    def add(self, counts: BoundaryCounts) -> None:
-        """Adds what images count.
-
-        Args:
-            counts: Of `count`, by a metric of the same label space.
-        """
-        self._counts = BoundaryCounts(*(ours + theirs for ours, theirs in zip(self._counts, counts, strict=True)))
-
-    def merge(self, other: BoundaryIoU) -> None:
-        """Adds what another metric has seen, exactly as if its images had been seen here.
-
-        Args:
-            other: A metric of the same label space; it stays as it is.
-
-        Raises:
-            UserError: It is of another label space.
-        """
-        check_mergeable(self, other, self._info, other._info)
-        self.add(other._counts)
 
     def result(self) -> BoundaryIoUResult:
         """Returns the figures over all images so far; the metric stays as it is."""

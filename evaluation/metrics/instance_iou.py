@@ -9,11 +9,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from deeplab2_lite.dataset_info import DatasetInfo
+from deeplab2_lite.evaluation.metrics.class_counts import ClassCountMetric, counts_from_json, counts_to_json
 from deeplab2_lite.evaluation.metrics.exact_sums import fraction_sums, sum_fractions
 from deeplab2_lite.evaluation.metrics.mean_iou import mean_of_numbers
 from deeplab2_lite.evaluation.metrics.overlaps import (
     Overlaps,
-    check_mergeable,
     check_same_shape,
     check_semantic_ids,
     count_overlaps,
@@ -45,16 +45,12 @@ class InstanceIoUCounts(NamedTuple):
 
     def to_json(self) -> dict[str, list[int]]:
         """Returns the counts of the classes that have any, by class id, as JSON can hold them."""
-        columns = np.stack(self, axis=1)
-        return {str(i): columns[i].tolist() for i in np.flatnonzero(columns.any(axis=1))}
+        return counts_to_json(self)
 
     @classmethod
     def from_json(cls, content: Mapping[str, list[int]], num_classes: int) -> InstanceIoUCounts:
         """Reads what `to_json` returned."""
-        columns = np.zeros((num_classes, len(cls._fields)), np.int64)
-        for class_id, values in content.items():
-            columns[int(class_id)] = values
-        return cls(*columns.T)
+        return counts_from_json(cls, content, num_classes)
 
 
 @dataclass(frozen=True)
@@ -74,7 +70,7 @@ class InstanceIoUResult:
     per_category_iou: np.ndarray
 
 
-class InstanceIoU:
+class InstanceIoU(ClassCountMetric[InstanceIoUCounts]):
     """Streaming iIoU; the figures are those of cityscapesScripts' pixel-level evaluation.
 
     A pixel of a true instance weighs the average area of its class over the area of the instance, in true positives
@@ -88,36 +84,19 @@ class InstanceIoU:
         Args:
             info: The label space of truth and prediction.
         """
-        self._info = info
         self._area = np.array([c.average_area or 0.0 for c in info.classes], np.float64)
         self._is_weighed = has_average_areas(info)
         order = {category: i for i, category in enumerate(info.categories)}
         # Classes without a category get one of their own each, which no other class shares.
         self._category = np.array([order.get(c.category, len(order) + i) for i, c in enumerate(info.classes)])
-        self.reset()
-
-    def reset(self) -> None:
-        """Forgets all images."""
-        self._counts = InstanceIoUCounts(*np.zeros((len(InstanceIoUCounts._fields), self._info.num_classes), np.int64))
-
-    def update(self, truth: Any, prediction: Any) -> None:
-        """Adds an image.
-
-        Args:
-            truth: Panoptic ids, integers [height, width].
-            prediction: Semantic ids of the same shape.
-
-        Raises:
-            UserError: Types, shapes or ids do not fit; nothing is counted then.
-        """
-        self.add(self.count(truth, prediction))
+        super().__init__(info, InstanceIoUCounts)
 
     def count(self, truth: Any, prediction: Any) -> InstanceIoUCounts:
         """Counts one image, without adding it.
 
         Args:
-            truth: As for `update`.
-            prediction: Likewise.
+            truth: Panoptic ids, integers [height, width].
+            prediction: Semantic ids of the same shape.
 
         Returns:
             What `add` takes, here or in another process.
@@ -169,26 +148,6 @@ class InstanceIoU:
             wrong=sum_by(predicted[other], pixels[other], size),
             category_wrong=sum_by(predicted[other_category], pixels[other_category], size),
         )
-
-    def add(self, counts: InstanceIoUCounts) -> None:
-        """Adds what images count.
-
-        Args:
-            counts: Of `count`, by a metric of the same label space.
-        """
-        self._counts = InstanceIoUCounts(*(ours + theirs for ours, theirs in zip(self._counts, counts, strict=True)))
-
-    def merge(self, other: InstanceIoU) -> None:
-        """Adds what another metric has seen, exactly as if its images had been seen here.
-
-        Args:
-            other: A metric of the same label space; it stays as it is.
-
-        Raises:
-            UserError: It is of another label space.
-        """
-        check_mergeable(self, other, self._info, other._info)
-        self.add(other._counts)
 
     def result(self) -> InstanceIoUResult:
         """Returns the figures over all images so far; the metric stays as it is."""

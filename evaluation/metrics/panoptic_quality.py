@@ -9,10 +9,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from deeplab2_lite.dataset_info import DatasetInfo
+from deeplab2_lite.evaluation.metrics.class_counts import ClassCountMetric, counts_from_json, counts_to_json
 from deeplab2_lite.evaluation.metrics.exact_sums import fraction_sums, sum_fractions
 from deeplab2_lite.evaluation.metrics.overlaps import (
     Overlaps,
-    check_mergeable,
     check_same_shape,
     check_semantic_ids,
     count_overlaps,
@@ -40,16 +40,12 @@ class PanopticCounts(NamedTuple):
 
     def to_json(self) -> dict[str, list[int]]:
         """Returns the counts of the classes that have any, by class id, as JSON can hold them."""
-        columns = np.stack(self, axis=1)
-        return {str(i): columns[i].tolist() for i in np.flatnonzero(columns.any(axis=1))}
+        return counts_to_json(self)
 
     @classmethod
     def from_json(cls, content: Mapping[str, list[int]], num_classes: int) -> PanopticCounts:
         """Reads what `to_json` returned."""
-        columns = np.zeros((num_classes, len(cls._fields)), np.int64)
-        for class_id, values in content.items():
-            columns[int(class_id)] = values
-        return cls(*columns.T)
+        return counts_from_json(cls, content, num_classes)
 
 
 class QualityAverage(NamedTuple):
@@ -129,7 +125,7 @@ class PanopticQualityResult:
         return tp / (tp + fp + fn) if tp + fp + fn else float("nan")
 
 
-class PanopticQuality:
+class PanopticQuality(ClassCountMetric[PanopticCounts]):
     """Streaming panoptic quality (Kirillov et al., "Panoptic Segmentation", CVPR 2019).
 
     The figures are those of panopticapi's `pq_compute`. Every id of a class is one segment, whatever
@@ -145,13 +141,8 @@ class PanopticQuality:
         Args:
             info: The label space of truth and prediction.
         """
-        self._info = info
         self._isthing = np.array([c.isthing for c in info.classes], bool)
-        self.reset()
-
-    def reset(self) -> None:
-        """Forgets all images."""
-        self._counts = PanopticCounts(*np.zeros((len(PanopticCounts._fields), self._info.num_classes), np.int64))
+        super().__init__(info, PanopticCounts)
 
     def update(self, truth: Any, prediction: Any) -> None:
         """Adds an image or a batch of images.
@@ -186,26 +177,6 @@ class PanopticQuality:
         truth, prediction = integer_map(truth, "truth", (2,)), integer_map(prediction, "prediction", (2,))
         check_same_shape(truth, prediction)
         return self._count(truth, prediction)
-
-    def add(self, counts: PanopticCounts) -> None:
-        """Adds what images count.
-
-        Args:
-            counts: Of `count`, by a metric of the same label space.
-        """
-        self._counts = PanopticCounts(*(ours + theirs for ours, theirs in zip(self._counts, counts, strict=True)))
-
-    def merge(self, other: PanopticQuality) -> None:
-        """Adds what another metric has seen, exactly as if its images had been seen here.
-
-        Args:
-            other: A metric of the same label space; it stays as it is.
-
-        Raises:
-            UserError: It is of another label space.
-        """
-        check_mergeable(self, other, self._info, other._info)
-        self.add(other._counts)
 
     def result(self) -> PanopticQualityResult:
         """Returns the figures over all images so far; the metric stays as it is."""

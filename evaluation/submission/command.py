@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import shutil
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +25,7 @@ from deeplab2_lite.evaluation.submission.check import SubmissionCheck, check_fil
 from deeplab2_lite.evaluation.submission.formats import FORMATS, SubmissionFormat
 from deeplab2_lite.evaluation.submission.images import ExpectedImage, expected_images
 from deeplab2_lite.evaluation.submission.progress import progress
+from deeplab2_lite.files import writing_to
 
 # What of the findings goes to the terminal.
 _SHOWN = 20
@@ -131,11 +131,11 @@ class _Submission:
         self._work = output.with_name(f"{output.name}.unfinished")
         self._files = self._work / _FILES
         # Before the model is loaded: that may take long.
-        with _writing_to(self._work):
+        with writing_to(self._work):
             self._open_work_folder()
         self._predictor = load_predictor(arguments.model, form.kind, overrides_of(arguments))
         form.check_label_space(self._predictor.info, f"--model: {arguments.model[0]}")
-        with _writing_to(self._work):
+        with writing_to(self._work):
             self._journal = Journal(self._work / _JOURNAL, _command(arguments))
             if not self._journal.entries:
                 # What another command left.
@@ -149,12 +149,12 @@ class _Submission:
         for key, image in progress([(k, i) for k, i in self._expected.items() if k not in done], "submit"):
             stamp = file_stamp(image.path)
             result = self._predictor(read_rgb(image.path))
-            with _writing_to(self._work):
+            with writing_to(self._work):
                 entry = {"image": stamp, **self._writer.write(image, result, self._predictor.instance_scores)}
                 self._journal.append(key, entry)
             done[key] = entry
         entries = [done[key] for key in self._expected]
-        with _writing_to(self._work):
+        with writing_to(self._work):
             names = self._writer.finish(entries) + [name for entry in entries for name in entry["files"]]
             self._remove_all_but(set(names))
         checked = check_files(FolderFiles(self._files), self._form, self._expected, self._output.stem)
@@ -163,7 +163,7 @@ class _Submission:
                 # The next run does them again.
                 self._journal.append(finding.image, None)
         _report(checked, f"{self._output}: not written")
-        with _writing_to(self._output):
+        with writing_to(self._output):
             write_zip(self._files, names, self._output)
             shutil.rmtree(self._work)
         return checked
@@ -201,11 +201,3 @@ def _command(arguments: argparse.Namespace) -> dict[str, Any]:
         "image_info": None if image_info is None else file_stamp(image_info.resolve()),
         "settings": overrides_of(arguments),
     }
-
-
-@contextlib.contextmanager
-def _writing_to(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise UserError(f"--output: {error.filename or path}: cannot be written ({error.strerror or error})") from None
