@@ -16,7 +16,7 @@ from deeplab2_lite.errors import UserError, nearest_name
 # A record is its length (uint64), a CRC of the length (4 bytes), the data, and a CRC of the data (4 bytes).
 _HEADER_BYTES = 12
 _FOOTER_BYTES = 4
-_SHARD_NAME = re.compile(r"(?P<split>.+)-(?P<index>\d{5,})-of-(?P<count>\d{5,})(?P<suffix>|\.tfrecord)")
+SHARD_NAME = re.compile(r"(?P<split>.+)-(?P<index>\d{5,})-of-(?P<count>\d{5,})(?P<suffix>|\.tfrecord)")
 
 
 class RecordOffsets(NamedTuple):
@@ -56,7 +56,7 @@ def list_shards(folder: str | Path, split: str) -> list[Path]:
         raise UserError(f"{folder}: no such folder; expected TFRecord shards, as 'deeplab2-lite convert' writes them")
     found: dict[str, set[tuple[int, str]]] = {}
     for path in folder.iterdir():
-        match = _SHARD_NAME.fullmatch(path.name)
+        match = SHARD_NAME.fullmatch(path.name)
         if match:
             found.setdefault(match["split"], set()).add((int(match["count"]), match["suffix"]))
     if split not in found:

@@ -18,6 +18,7 @@ from deeplab2_lite.evaluation.metrics.instance_ap import InstanceAPResult
 from deeplab2_lite.evaluation.metrics.instance_iou import InstanceIoUResult
 from deeplab2_lite.evaluation.metrics.mean_iou import MeanIoUResult
 from deeplab2_lite.evaluation.metrics.panoptic_quality import PanopticQualityResult, QualityAverage
+from deeplab2_lite.evaluation.text_table import aligned
 from deeplab2_lite.files import write_text_atomically
 
 
@@ -137,7 +138,7 @@ def format_table(report: EvaluationReport) -> str:
                 [name, *(_percent(v) for v in (average.pq, average.sq, average.rq)), str(average.num_classes)]
                 for name, average in _averages(result)
             ]
-            parts.append(_aligned([[title, "PQ", "SQ", "RQ", "classes"], *summary]))
+            parts.append(aligned([[title, "PQ", "SQ", "RQ", "classes"], *summary]))
     figures = _summary_line(report)
     if figures:
         parts.append("   ".join(f"{name} {_percent(value)}" for name, value in figures.items()))
@@ -148,7 +149,7 @@ def format_table(report: EvaluationReport) -> str:
         if len(columns) > 1:
             header = [title if key == "name" else key for key in columns]
             body = [[_cell(row[key]) for key in columns] for row in rows]
-            parts.append(_aligned([header, *body]))
+            parts.append(aligned([header, *body]))
     return "\n\n".join(parts) + "\n"
 
 
@@ -266,16 +267,3 @@ def _percent(value: float) -> str:
 
 def _cell(value: int | float | str | bool) -> str:
     return _percent(value) if isinstance(value, float) else str(value)
-
-
-def _aligned(rows: list[list[str]]) -> str:
-    """Returns rows as text, the first column flush left, the others flush right, a rule below the first row."""
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    lines = [
-        "  ".join(
-            cell.ljust(width) if i == 0 else cell.rjust(width)
-            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-        )
-        for row in rows
-    ]
-    return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])

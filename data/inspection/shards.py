@@ -11,10 +11,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from deeplab2_lite.data.shards import shard_name
+from deeplab2_lite.data.shards import SHARD_NAME, shard_name
 from deeplab2_lite.errors import UserError
 
-_SHARD_NAME = re.compile(r"(?P<split>.+)-(?P<index>\d{5,})-of-(?P<count>\d{5,})(?P<suffix>|\.tfrecord)")
 # A record is its length (uint64), a CRC of the length (4 bytes), the data, and a CRC of the data (4 bytes).
 _HEADER = struct.Struct("<QI")
 _FOOTER_BYTES = 4
@@ -66,7 +65,7 @@ def find_splits(folder: str | Path) -> dict[str, SplitShards]:
         raise UserError(f"{folder}: no such folder; expected TFRecord shards, as 'deeplab2-lite convert' writes them")
     found: dict[str, list[re.Match[str]]] = {}
     for path in sorted(folder.iterdir()):
-        if path.is_file() and (match := _SHARD_NAME.fullmatch(path.name)):
+        if path.is_file() and (match := SHARD_NAME.fullmatch(path.name)):
             found.setdefault(match["split"], []).append(match)
     if not found:
         raise UserError(f"{folder}: no shards; expected files such as {shard_name('train', 0, 1)}")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from deeplab2_lite.evaluation.comparison.differences import (
     Difference,
     ImageDifference,
 )
+from deeplab2_lite.evaluation.text_table import aligned
 from deeplab2_lite.files import write_text_atomically
 
 # Of each class, figures that others follow from are shown alone; the JSON has them all.
@@ -41,7 +41,7 @@ def format_comparison(comparison: Comparison) -> str:
         lines.append(f"no intervals: they need at least {FEWEST_IMAGES} images")
     header = ["before", "after", "change", "interval", ""]
     overall = [[name, *_cells(difference)] for name, difference in comparison.overall.items() if _exists(difference)]
-    parts = ["\n".join(lines), _aligned([["", *header], *overall])]
+    parts = ["\n".join(lines), aligned([["", *header], *overall])]
     for figure in _CLASS_COLUMNS:
         differences = comparison.classes.get(figure, ())
         rows = [
@@ -50,12 +50,12 @@ def format_comparison(comparison: Comparison) -> str:
             if _exists(difference)
         ]
         if rows:
-            parts.append(_aligned([[f"{figure} by class", *header], *rows]))
+            parts.append(aligned([[f"{figure} by class", *header], *rows]))
     losses = [image for image in comparison.images if image.change < 0][:_MOST_IMAGES]
     gains = [image for image in comparison.images[::-1] if image.change > 0][:_MOST_IMAGES]
     for title, chosen in (("greatest losses", losses), ("greatest gains", gains)):
         if chosen:
-            parts.append(_aligned([[f"{title} in {comparison.image_figure}", *header[:3]], *map(_image_row, chosen)]))
+            parts.append(aligned([[f"{title} in {comparison.image_figure}", *header[:3]], *map(_image_row, chosen)]))
     return "\n\n".join(parts) + "\n"
 
 
@@ -114,16 +114,3 @@ def _plain(row: Difference | ImageDifference) -> dict[str, Any]:
     return {
         name: None if isinstance(value, float) and math.isnan(value) else value for name, value in row._asdict().items()
     }
-
-
-def _aligned(rows: Sequence[Sequence[str]]) -> str:
-    """Returns rows as text, the first column flush left, the others flush right, a rule below the first row."""
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    lines = [
-        "  ".join(
-            cell.rjust(width) if i else cell.ljust(width)
-            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    ]
-    return "\n".join([lines[0], "-" * max(map(len, lines)), *lines[1:]])
