@@ -178,17 +178,18 @@ def test_command_line_takes_the_official_and_any_layout(tmp_path):
 
 
 @pytest.mark.real_data
-def test_real_coco_equals_its_annotations(real_data, tmp_path):
-    [source] = coco.official_layout(real_data / "coco", ["val"]).values()
-    convert(coco.plan({"val": source}), tmp_path)
+@pytest.mark.parametrize(("split", "count"), [("val", 50), pytest.param("train", 100, marks=pytest.mark.slow)])
+def test_real_coco_equals_its_annotations(real_data, tmp_path, split, count):
+    [source] = coco.official_layout(real_data / "coco", [split]).values()
+    convert(coco.plan({split: source}), tmp_path)
     info = load_dataset_info(tmp_path)
-    assert (info.name, info.num_classes, dict(info.splits)) == ("coco", 133, {"val": 50})
+    assert (info.name, info.num_classes, dict(info.splits)) == ("coco", 133, {split: count})
     content = json.loads(source.annotations.read_bytes())
     names = {image["id"]: image["file_name"] for image in content["images"]}
     annotations = {names[a["image_id"]]: a for a in content["annotations"]}
     contiguous = {c.original_id: i for i, c in enumerate(info.classes)}
-    records = parsed(tmp_path, "val")
-    assert len(records) == 50
+    records = parsed(tmp_path, split)
+    assert len(records) == count
     for record in records:
         name, panoptic = record.filename.numpy().decode(), record.panoptic.numpy()
         with Image.open(source.images / name) as image:

@@ -138,10 +138,11 @@ def test_command_line(tmp_path):
 
 
 @pytest.mark.real_data
-def test_real_nuclei_equal_their_sources(real_data, tmp_path):
-    source = real_data / "nuclei" / "val"
-    convert(masks.plan(real_data / "nuclei", splits=["val"], object_name="nucleus"), tmp_path)
-    records = parsed(tmp_path, "val")
-    assert len(records) == 50
+@pytest.mark.parametrize(("split", "count"), [("val", 50), pytest.param("train", 431, marks=pytest.mark.slow)])
+def test_real_nuclei_equal_their_sources(real_data, tmp_path, split, count):
+    source = real_data / "nuclei" / split
+    convert(masks.plan(real_data / "nuclei", splits=[split], object_name="nucleus"), tmp_path)
+    records = parsed(tmp_path, split)
+    assert len(records) == count
     for name, record in records.items():
         assert_same(record, source / "images" / name, source / "masks" / name, 1000)
