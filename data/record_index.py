@@ -163,4 +163,5 @@ def refusal(text: str) -> str | None:
         The line; None if it holds none.
     """
     refused = re.search(r"assertion failed: \[(.*?)\]\s*(?:\[\[|\n|$)", text, re.DOTALL)
-    return refused[1] if refused else None
+    # There, quotes and backslashes have backslashes before them.
+    return re.sub(r"\\(['\"\\])", r"\1", refused[1]) if refused else None

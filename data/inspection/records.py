@@ -154,7 +154,7 @@ class RecordInspector:
         line = refusal(text)
         if line is not None:
             start = f"{filename}: " if filename else f"a record without {FILENAME_KEY}: "
-            return _unescape(line).removeprefix(start)
+            return line.removeprefix(start)
         if "Key: " in text:
             return _plain(text)
         try:
@@ -221,8 +221,3 @@ def _plain(text: str) -> str:
     lines = re.split(r"\n\s*\[\[", text)[0].splitlines()
     line = re.sub(r"\{\{.*?\}\}|\[Op:.*?\]", "", next((line for line in reversed(lines) if line.strip()), ""))
     return " ".join(line.split()).rstrip(".")
-
-
-def _unescape(text: str) -> str:
-    # An assertion prints its message with the quotes in it escaped.
-    return re.sub(r"\\(['\"\\])", r"\1", text)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from PIL import Image
 
-from deeplab2_lite.data import record_format, records, shards
+from deeplab2_lite.data import record_format, record_index, records, shards
 from deeplab2_lite.dataset_info import ClassInfo, DatasetInfo
 from deeplab2_lite.errors import UserError
 
@@ -230,3 +230,15 @@ def test_missing_and_mixed_shards_are_named(tmp_path):
     write_shards(tmp_path, "train", [1])
     with pytest.raises(UserError, match="two conversions are mixed"):
         records.list_shards(tmp_path, "train")
+
+
+def test_messages_show_names_as_they_are():
+    name = "größe'1\"\\.png"
+
+    @tf.function
+    def refuse():
+        records.require(tf.constant(False), [name, ": is bad"])
+
+    with pytest.raises(tf.errors.InvalidArgumentError) as caught:
+        refuse()
+    assert record_index.refusal(str(caught.value)) == f"{name}: is bad"

@@ -16,7 +16,6 @@ from deeplab2_lite.evaluation.journal import file_stamp
 from deeplab2_lite.evaluation.sources.folders import open_folders
 from deeplab2_lite.evaluation.sources.source import CountedImage, count_source
 from deeplab2_lite.evaluation.submission.coco_panoptic import CocoPanopticWriter
-from deeplab2_lite.processes import map_in_order
 
 from .panoptic_folders import INFO, edit_json, scene, write_folders
 
@@ -93,33 +92,6 @@ def test_stamps_tell_files_apart(tmp_path):
     assert before[:2] == [str(path), 2] and file_stamp(path) == before
     os.utime(path, ns=(5, 5))
     assert file_stamp(path) != before
-
-
-def fail_at_five(value):
-    if value == 5:
-        raise UserError("5 is too much")
-    return value * value
-
-
-def end_at_five(value):
-    if value == 5:
-        os._exit(1)
-    return value
-
-
-@pytest.mark.parametrize("num_processes", [1, 2])
-def test_results_come_in_order_and_errors_where_they_are(num_processes):
-    assert list(map_in_order(fail_at_five, [3, 1, 2], num_processes, "test")) == [9, 1, 4]
-    assert list(map_in_order(fail_at_five, [], num_processes, "test")) == []
-    results = map_in_order(fail_at_five, range(40), num_processes, "test")
-    assert [next(results) for _ in range(5)] == [0, 1, 4, 9, 16]
-    with pytest.raises(UserError, match="5 is too much"):
-        next(results)
-
-
-def test_a_process_that_dies_is_told_of():
-    with pytest.raises(UserError, match="a process of the test died"):
-        list(map_in_order(end_at_five, range(8), 2, "test"))
 
 
 def test_the_files_of_cityscapes_find_their_images(tmp_path):
