@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,6 +10,7 @@ import numpy as np
 
 from deeplab2_lite.dataset_info import DatasetInfo
 from deeplab2_lite.errors import UserError
+from deeplab2_lite.files import read_json
 
 _KEYS = ("image_id", "category_id", "segmentation", "score")
 
@@ -110,12 +110,7 @@ class InstanceResults:
 
 
 def _read(path: Path) -> list[Any]:
-    try:
-        content = json.loads(path.read_bytes())
-    except OSError as error:
-        raise UserError(f"--instances: {path}: cannot be read ({error.strerror})") from None
-    except ValueError as error:
-        raise UserError(f"{path}: not valid JSON ({error})") from None
+    content = read_json(path)
     if not isinstance(content, list):
         raise UserError(f"{path}: expected a list of COCO results")
     return content

@@ -7,7 +7,6 @@ a moment.
 from __future__ import annotations
 
 import io
-import json
 import struct
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -21,6 +20,7 @@ from deeplab2_lite.data.record_format import panoptic_from_channels
 from deeplab2_lite.dataset_info import MAX_PANOPTIC_ID, DatasetInfo
 from deeplab2_lite.errors import UserError
 from deeplab2_lite.evaluation.metrics.overlaps import Overlaps, count_overlaps, run_starts, sum_pairs
+from deeplab2_lite.files import read_json
 
 _PNG_BIT_DEPTH = 24  # where a PNG says it
 _UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
@@ -303,12 +303,7 @@ def _segment_table(
 
 
 def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_bytes())
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); expected panoptic annotations") from None
-    except ValueError as error:
-        raise UserError(f"{path}: not valid JSON ({' '.join(str(error).split())})") from None
+    content = read_json(path)
     if not isinstance(content, dict) or not isinstance(content.get("annotations"), list):
         raise UserError(f"{path}: no list 'annotations'; expected the COCO panoptic format")
     return content

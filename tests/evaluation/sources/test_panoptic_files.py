@@ -266,3 +266,9 @@ def test_overlaps_name_the_same_mistakes(tmp_path):
 def test_reading_needs_no_tensorflow():
     command = "import sys, deeplab2_lite.evaluation.sources.panoptic_files; print('tensorflow' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", command], capture_output=True, text=True).stdout == "False\n"
+
+
+def test_json_that_is_nested_without_end_is_one_line(tmp_path):
+    (tmp_path / "pred.json").write_text("[" * 100_000)
+    with pytest.raises(UserError, match=r"pred\.json: not valid JSON"):
+        PanopticFolder(tmp_path / "pred.json", tmp_path, INFO)
