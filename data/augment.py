@@ -15,6 +15,7 @@ from deeplab2_lite.config import AugmentationConfig, ClassificationConfig, DataC
 from deeplab2_lite.data.draws import Draw, draw_integer, draw_uniform, stream
 from deeplab2_lite.data.photometric import change_colors
 from deeplab2_lite.data.resampling import crop_resized, pad_bottom_right, resize_window
+from deeplab2_lite.intensity import stretch_intensity
 from deeplab2_lite.preprocessing import IMAGE_PADDING, longest_side_size
 
 
@@ -33,20 +34,24 @@ class Augmented(NamedTuple):
 def augment(image: tf.Tensor, panoptic: tf.Tensor, seed: tf.Tensor, config: DataConfig, void_id: int) -> Augmented:
     """Makes a training crop of an image (paper section 4).
 
-    The image is mirrored and turned, resized once (longest side and random scale together, bilinearly; the
-    label by nearest neighbour on the same grid), cropped at a place drawn uniformly, and changed in colour. A crop
-    that is larger than the image is filled up at the bottom and right: 127.5 in the image, void in the label.
+    Intensities are stretched as in inference; the image is mirrored and turned, resized once (longest side and
+    random scale together, bilinearly; the label by nearest neighbour on the same grid), cropped at a place drawn
+    uniformly, and changed in colour. A crop that is larger than the image is filled up at the bottom and right:
+    127.5 in the image, void in the label.
 
     Args:
         image: RGB, uint8 [height, width, 3].
         panoptic: Panoptic ids, int32 [height, width].
         seed: A pair of integers, such as (seed of the run, position in it); int64 [2].
-        config: Crop size, longest side and augmentation.
+        config: Crop size, longest side, intensity percentiles and augmentation.
         void_id: Panoptic id of void.
 
     Returns:
         The crop, of static shape.
     """
+    if config.intensity_percentiles is not None:
+        # Of the whole image, as inference sees it.
+        image = stretch_intensity(image[tf.newaxis], config.intensity_percentiles)[0]
     # Before the crop, so that the padding is always at the bottom and right, as in inference.
     image, panoptic = _mirror_and_turn((image, panoptic), seed, config.augmentation)
     size = longest_side_size(tf.shape(image)[:2], config.longest_side)

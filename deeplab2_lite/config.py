@@ -118,6 +118,9 @@ class DataConfig:
         crop_size: Height and width of training crops, each a multiple of the output stride plus 1.
         longest_side: Resize every image so that its longer side has so many pixels, in training and
             inference (paper section 4: 2177 Mapillary Vistas, 1025 COCO); null keeps their size.
+        intensity_percentiles: Stretch the levels of every image, in training and inference, so that these two
+            percentiles become 0 and 255, such as [1, 99.8]; for microscopes and cameras whose exposure
+            differs. null leaves them.
         augmentation: Random changes of training images.
         cache: Keep the encoded records in memory: those of training from its start, those of evaluation from the
             end of the first one on.
@@ -132,6 +135,7 @@ class DataConfig:
     eval_split: str = "val"
     crop_size: Size = (1025, 2049)
     longest_side: int | None = None
+    intensity_percentiles: tuple[float, float] | None = None
     augmentation: AugmentationConfig = field(default_factory=AugmentationConfig)
     cache: bool = False
     service: tuple[str, ...] = ()

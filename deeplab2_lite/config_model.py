@@ -75,8 +75,9 @@ class DecoderConfig:
     """The upsampling path.
 
     Attributes:
-        skip_strides: Strides of the backbone features that are merged, coarse to fine. (8, 4) is
-            Panoptic-DeepLab, (16, 8, 4) its HRNet+, (4,) DeepLabV3+. Empty for `hrnet_w48`, which has
+        skip_strides: Strides of the backbone features that are merged, coarse to fine; the heads stand at the
+            last of them. (8, 4) is Panoptic-DeepLab, (16, 8, 4) its HRNet+, (4,) DeepLabV3+; a further 2 makes
+            heads at stride 2, for objects of a few pixels. Empty for `hrnet_w48`, which has
             neither ASPP nor decoder: each branch's 1x1 convolution of `decoder_channels` fuses all
             resolutions.
         kernel_size: Of the separable convolutions after each merge.
@@ -136,3 +137,8 @@ class ModelConfig:
     depthwise_norm: bool = False
     head_kernel_size: int = 5
     batch_norm: BatchNormConfig = field(default_factory=BatchNormConfig)
+
+    @property
+    def head_stride(self) -> int:
+        """Stride of the heads: that of the finest skip, and 4 where the backbone ends there without skips."""
+        return self.decoder.skip_strides[-1] if self.decoder.skip_strides else 4

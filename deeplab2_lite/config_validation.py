@@ -37,7 +37,7 @@ def validate(config: ExperimentConfig) -> None:
 
 
 def skip_strides_of(backbone: str) -> tuple[int, ...]:
-    """Returns the strides of the features that a backbone gives to the decoder, coarse to fine."""
+    """Returns the strides of a backbone's features that the paper's decoder reads, coarse to fine; 2 is there too."""
     return _OTHER_SKIP_STRIDES.get(backbone, (8, 4))
 
 
@@ -123,6 +123,7 @@ _SEGMENTATION_ONLY = (
     "model.head_kernel_size",
     "data.shapes",
     "data.longest_side",
+    "data.intensity_percentiles",
     *(f"data.augmentation.{key}" for key in ("min_scale", "max_scale", "scale_step")),
     "targets",
     "losses",
@@ -215,11 +216,12 @@ def _check_backbone(backbone: BackboneConfig) -> None:
 
 def _check_skip_strides(model: ModelConfig) -> None:
     strides, given, name = model.decoder.skip_strides, skip_strides_of(model.backbone.name), model.backbone.name
-    # Losses and post-processing take heads at stride 4.
     allowed = [given[first:] for first in range(len(given))] or [()]
-    if strides not in allowed:
-        has = f"the skips {', '.join(map(str, given))}" if given else "no skips"
+    finest = (*given, 2) if given else ()
+    if strides not in allowed and not (given and strides[-1:] == (2,) and strides[:-1] in allowed):
+        has = f"the skips {', '.join(map(str, finest))}" if given else "no skips"
         expected = " or ".join(str(list(choice)) for choice in allowed)
+        expected += ", or one of them with a further 2" if given else ""
         raise UserError(f"model.decoder.skip_strides: {name} gives {has}; expected {expected}, got {list(strides)}")
 
 
@@ -252,6 +254,11 @@ def _check_data(config: ExperimentConfig) -> None:
                 f"data.crop_size: {axis} {size} is not a multiple of model.backbone.output_stride {stride} plus 1; "
                 f"nearest: {below} or {below + stride}"
             )
+    percentiles = data.intensity_percentiles
+    if percentiles is not None and not 0 <= percentiles[0] < percentiles[1] <= 100:
+        raise UserError(
+            f"data.intensity_percentiles: expected two numbers in [0, 100], the lower first, got {list(percentiles)}"
+        )
     if data.augmentation.max_scale < data.augmentation.min_scale:
         raise UserError(
             f"data.augmentation.max_scale: {data.augmentation.max_scale} is less than "

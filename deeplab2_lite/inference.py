@@ -16,6 +16,7 @@ from deeplab2_lite.config import ExperimentConfig
 from deeplab2_lite.config_loading import resolve_dataset_info
 from deeplab2_lite.dataset_info import DatasetInfo
 from deeplab2_lite.errors import UserError
+from deeplab2_lite.intensity import stretch_intensity
 from deeplab2_lite.multi_view import Member, View, mean_heads, run_network, sides, views_of
 from deeplab2_lite.postprocessing.instances import InstanceTable
 from deeplab2_lite.postprocessing.resampling import resize_nearest, resize_result
@@ -44,6 +45,7 @@ class InferenceSettings(NamedTuple):
         top_k: The most centres of an image.
         views: What to average over: scales and mirror images.
         tiling: How the network's input is cut; None takes it whole.
+        intensity_percentiles: Percentiles of an image's levels that become 0 and 255; None leaves them.
     """
 
     output_stride: int
@@ -57,6 +59,7 @@ class InferenceSettings(NamedTuple):
     top_k: int
     views: tuple[View, ...] = (View(1.0, False),)
     tiling: Tiling | None = None
+    intensity_percentiles: tuple[float, float] | None = None
 
     @classmethod
     def from_config(cls, config: ExperimentConfig, info: DatasetInfo) -> InferenceSettings:
@@ -76,7 +79,14 @@ class InferenceSettings(NamedTuple):
             top_k=post.top_k,
             views=views_of(inference.scales, inference.flip_left_right),
             tiling=None if inference.tile_size is None else Tiling(*inference.tile_size, inference.tile_overlap),
+            intensity_percentiles=config.data.intensity_percentiles,
         )
+
+    def stretch(self, images: tf.Tensor, sizes: tf.Tensor | None = None) -> tf.Tensor:
+        """Stretches the intensities of images, if that is asked for; arguments as for `stretch_intensity`."""
+        if self.intensity_percentiles is None:
+            return images
+        return stretch_intensity(images, self.intensity_percentiles, sizes)
 
     def merge(self, heads: Heads, upsampling: Upsampling | None = None) -> PanopticResult:
         """Runs the post-processing (paper section 3.2) on heads of the image's resolution, or of a lower one."""
@@ -280,6 +290,7 @@ def _heads(
 ) -> tuple[Heads, Upsampling | None]:
     """What the networks say of the images, and how it comes to their resolution; None if it is there already."""
     members = [Member(network, settings.output_stride)] if callable(network) else list(network)
+    images = settings.stretch(images, sizes)
     is_single = len(members) == 1 and settings.views == (View(1.0, False),)
     if is_single and settings.tiling is not None and settings.longest_side is None and sizes is None:
         # Only tiles of it are ever needed as floats.

@@ -124,7 +124,7 @@ def load_ensemble(paths: Sequence[str | Path], overrides: str = "") -> Ensemble:
 
     Raises:
         UserError: A folder is none of a model, or the networks do not go together: classes, tasks and
-            `data.longest_side` must be the same.
+            `data.longest_side` and `data.intensity_percentiles` must be the same.
     """
     first, *others = [load_model_dir(path, overrides=overrides) for path in paths]
     for path, other in zip(paths[1:], others, strict=True):
@@ -134,6 +134,11 @@ def load_ensemble(paths: Sequence[str | Path], overrides: str = "") -> Ensemble:
         for key, expected, found in (
             ("model.tasks", first.config.model.tasks, other.config.model.tasks),
             ("data.longest_side", first.config.data.longest_side, other.config.data.longest_side),
+            (
+                "data.intensity_percentiles",
+                first.config.data.intensity_percentiles,
+                other.config.data.intensity_percentiles,
+            ),
         ):
             if expected != found:
                 raise UserError(f"{path} has {key} {found}, {paths[0]} has {expected}; an ensemble needs one")

@@ -45,8 +45,9 @@ def build_model(
 
     Returns:
         A model from float images [batch, height, width, 3] in 0..255 to a dictionary of float32 tensors
-        at stride 4, [batch, ceil(height / 4), ceil(width / 4), ..]: `semantic_logits` [.., num_classes],
-        `center_heatmap` [.., 1], `center_offset` [.., 2] as (dy, dx) in stride-4 pixels, as far as
+        at stride 4, [batch, ceil(height / 4), ceil(width / 4), ..] (stride 2 where the last of
+        `decoder.skip_strides` is 2): `semantic_logits` [.., num_classes],
+        `center_heatmap` [.., 1], `center_offset` [.., 2] as (dy, dx) in pixels of that stride, as far as
         `config.model.tasks` asks for them. A classifier gives `class_logits` [batch, num_classes] alone.
 
     Raises:

@@ -17,7 +17,7 @@ POSITIVE_INTEGER = "expected a positive integer, got"
 POSITIVE = "expected a positive number, got"
 NOT_NEGATIVE = "expected 0 or a positive number, got"
 SIZE = "is not a multiple of model.backbone.output_stride 16 plus 1"
-SKIPS = "resnet50_beta gives the skips 8, 4; expected [8, 4] or [4], got"
+SKIPS = "resnet50_beta gives the skips 8, 4, 2; expected [8, 4] or [4], or one of them with a further 2, got"
 HRNET = "model.backbone={name: hrnet_w48_plus, output_stride: 32},data.crop_size=[33,65]"
 # Neither ASPP nor decoder.
 PLAIN_HRNET = (
@@ -98,8 +98,8 @@ REFUSED = [
     ),
     (
         f"{HRNET},model.decoder.skip_strides=[16,8]",
-        "model.decoder.skip_strides: hrnet_w48_plus gives the skips 16, 8, 4; "
-        "expected [16, 8, 4] or [8, 4] or [4], got [16, 8]",
+        "model.decoder.skip_strides: hrnet_w48_plus gives the skips 16, 8, 4, 2; "
+        "expected [16, 8, 4] or [8, 4] or [4], or one of them with a further 2, got [16, 8]",
     ),
     (
         f"{HRNET},model.decoder.skip_strides=[16,8,4]",

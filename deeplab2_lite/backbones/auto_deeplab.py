@@ -69,17 +69,18 @@ def auto_deeplab(
         config: Nothing in it changes this network; its output stride is 8 (`config_validation.py` sees to it).
         settings: Of the network.
         filters: F, the width of a level-0 cell: 48 in L+, 64 in XL+ and XL++.
-        skip_strides: Which skips to give. The paper's XL+ has that of stride 4 alone; L+ and XL++ have both.
+        skip_strides: Which skips to give beside that of stride 2. The paper's XL+ has that of stride 4 alone; L+
+            and XL++ have both.
 
     Returns:
-        10 F channels at stride 8; skips of 5 F and 10 F channels at strides 4 and 8, before the ReLU that
+        10 F channels at stride 8; skips of 64, 5 F and 10 F channels at strides 2, 4 and 8, before the ReLU that
         every reader of a cell begins with.
     """
     features = ImageNormalization(*SYMMETRIC, name="backbone/normalize", dtype=FLOAT32)(images)
     before, features = _stem(features, settings)
+    skips = {2: before}
     by_stride = {4: features}
     stride = 4
-    skips: dict[int, tf.Tensor] = {}
     for index, level in enumerate(_LEVELS):
         name = f"backbone/cell{index}"
         cell_input = features

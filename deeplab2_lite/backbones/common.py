@@ -15,8 +15,8 @@ class BackboneFeatures(NamedTuple):
         output: Last features, [batch, ceil(height / output_stride), ceil(width / output_stride), channels];
             at stride 4 where there are no skips.
         skips: Features for the decoder by the stride that they have in the network of output stride 32:
-            4, 8 and, of some backbones, 16. At a lower output stride they are no coarser than `output`,
-            and another tensor. None of them: heads stand on `output` itself.
+            2 (which no network of the paper reads), 4, 8 and, of some backbones, 16. At a lower output stride
+            they are no coarser than `output`, and another tensor. None of them: heads stand on `output` itself.
     """
 
     output: tf.Tensor

@@ -78,22 +78,24 @@ def hrnet(
         keep_head: Keep the classification head; the plain network has none.
 
     Returns:
-        With the head, 2048 channels at the output stride and skips of 128, 256 and 512 channels at
-        strides 4, 8 and 16 (the widened branches). Without, the channels of all branches at stride 4
+        With the head, 2048 channels at the output stride and skips of 64, 128, 256 and 512 channels at
+        strides 2 (the stem), 4, 8 and 16 (the widened branches). Without, the channels of all branches at stride 4
         (720 for W48), and no skips.
     """
     scales = resolutions(config.output_stride)
     features = ImageNormalization(*IMAGENET, name="backbone/normalize", dtype=FLOAT32)(images)
-    branches = _body(_stem(features, settings, architecture), settings, architecture, scales)
+    halved = conv_bn(features, settings, "backbone/stem1", architecture.stem_width, kernel_size=3, strides=2)
+    branches = _body(_stem(halved, settings, architecture), settings, architecture, scales)
     if keep_head:
-        return _classification_head(branches, settings, architecture, scales)
+        final, widened = _classification_head(branches, settings, architecture, scales)
+        # The paper does not say from where it takes the decoder's features; from the head it keeps, it is here.
+        return BackboneFeatures(final, {2: halved, **dict(zip((4, 8, 16), widened, strict=False))})
     return BackboneFeatures(_side_by_side(branches, settings), {})
 
 
 def _stem(features: tf.Tensor, settings: LayerSettings, architecture: Architecture) -> tf.Tensor:
     width = architecture.stem_width
-    for index in (1, 2):
-        features = conv_bn(features, settings, f"backbone/stem{index}", width, kernel_size=3, strides=2)
+    features = conv_bn(features, settings, "backbone/stem2", width, kernel_size=3, strides=2)
     for index in range(1, architecture.units + 1):
         features = bottleneck(features, settings, f"backbone/stage1/unit{index}", width)
     return features
@@ -135,8 +137,12 @@ def _module(
 
 def _classification_head(
     branches: Sequence[tf.Tensor], settings: LayerSettings, architecture: Architecture, scales: Sequence[Resolution]
-) -> BackboneFeatures:
-    """Widens each branch by a bottleneck, then adds it to what comes down from the finer ones (figure 6a)."""
+) -> tuple[tf.Tensor, list[tf.Tensor]]:
+    """Widens each branch by a bottleneck, then adds it to what comes down from the finer ones (figure 6a).
+
+    Returns:
+        The last features, and the widened branches.
+    """
     widened = [
         bottleneck(features, settings, f"backbone/head/branch{number}", width, scale.rate)
         for number, (features, width, scale) in enumerate(
@@ -154,8 +160,7 @@ def _classification_head(
         features = keras.layers.Add(name=f"{name}/add", dtype=settings.dtype)([widened[level], features])
     features = conv(features, settings, "backbone/head/final", architecture.head_channels, use_bias=True)
     features = norm_act(features, settings, "backbone/head/final")
-    # The paper does not say from where it takes the decoder's features; from the head it keeps, it is here.
-    return BackboneFeatures(features, dict(zip((4, 8, 16), widened, strict=False)))
+    return features, widened
 
 
 def _side_by_side(branches: Sequence[tf.Tensor], settings: LayerSettings) -> tf.Tensor:

@@ -2,7 +2,7 @@
 
 The last block may be halved in width (ibid., section 6.4), as the paper's counts need. Layers are
 numbered as in that paper's tables, the stem being 1; skips are outputs of depthwise convolutions, after
-activation and before squeeze-excite, of the last layer that keeps a stride.
+activation and before squeeze-excite, of the last layer that keeps a stride, or the stem's.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ _LARGE = _Architecture(
         Row(960, 160, 5, 1, _SWISH, True),
     ),
     last_channels=960,
-    skip_layers={4: 4, 7: 8},
+    skip_layers={2: 2, 4: 4, 7: 8},
 )
 _SMALL = _Architecture(
     rows=(
@@ -85,7 +85,7 @@ _SMALL = _Architecture(
         Row(576, 96, 5, 1, _SWISH, True),
     ),
     last_channels=576,
-    skip_layers={2: 4, 4: 8},
+    skip_layers={1: 2, 2: 4, 4: 8},
 )
 
 
@@ -98,8 +98,8 @@ def mobilenet_v3_large(images: tf.Tensor, config: BackboneConfig, settings: Laye
         settings: Of the network.
 
     Returns:
-        480 channels (960 unhalved) at the output stride; skips of 72 and 120 channels at strides 4
-        and 8, from layers 4 and 7.
+        480 channels (960 unhalved) at the output stride; skips of 16, 72 and 120 channels at strides 2, 4
+        and 8, from layers 2, 4 and 7.
     """
     return _mobilenet_v3(images, config, settings, _LARGE)
 
@@ -113,8 +113,8 @@ def mobilenet_v3_small(images: tf.Tensor, config: BackboneConfig, settings: Laye
         settings: Of the network.
 
     Returns:
-        288 channels (576 unhalved) at the output stride; skips of 16 and 88 channels at strides 4
-        and 8, from layers 2 and 4.
+        288 channels (576 unhalved) at the output stride; skips of 16, 16 and 88 channels at strides 2, 4
+        and 8, from layers 1, 2 and 4.
     """
     return _mobilenet_v3(images, config, settings, _SMALL)
 
@@ -168,7 +168,7 @@ def _mobilenet_v3(
     if config.halve_last_block:
         last_block = tuple(row._replace(expanded=row.expanded // 2, channels=row.channels // 2) for row in last_block)
         last_channels //= 2
-    skips: dict[int, tf.Tensor] = {}
+    skips = {architecture.skip_layers[1]: features} if 1 in architecture.skip_layers else {}
     for number, row in enumerate(architecture.rows + last_block, start=2):
         stride, rate = plan.step(row.stride)
         features, depthwise = inverted_bottleneck(features, settings, f"backbone/layer{number}", row, stride, rate)

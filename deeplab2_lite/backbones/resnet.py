@@ -65,8 +65,8 @@ def resnet(
 ) -> BackboneFeatures:
     """Builds a ResNet without its classifier.
 
-    Skips are the outputs of blocks 1 and 2. Where a block's last unit has the stride, they are the third
-    convolution after normalization, before the addition, of its last unit but one.
+    Skips are the outputs of the stem and of blocks 1 and 2. Where a block's last unit has the stride, its skip is
+    the third convolution after normalization, before the addition, of its last unit but one.
 
     Args:
         images: float32 [batch, height, width, 3] in 0..255.
@@ -76,17 +76,18 @@ def resnet(
         form: Which form.
 
     Returns:
-        2048 channels at the output stride; skips of 256 and 512 channels at strides 4 and 8.
+        2048 channels at the output stride; skips of 64 (beta: 128), 256 and 512 channels at strides 2, 4 and 8.
     """
     features = ImageNormalization(*form.normalization, name="backbone/normalize", dtype=FLOAT32)(images)
     plan = AtrousPlan(config.output_stride)
     features = _stem(features, settings, form)
     plan.step(2)
+    skips = {2: features}
     if form.max_pool:
+        features = _max_pool(features, settings)
         plan.step(2)
     multi_grid = config.multi_grid or _MULTI_GRID
 
-    skips: dict[int, tf.Tensor] = {}
     for block, (width, units) in enumerate(zip(_BLOCK_WIDTHS, _UNITS[depth], strict=True), start=1):
         last = block == len(_BLOCK_WIDTHS)
         strided_unit = _strided_unit(block, units, form)
@@ -113,13 +114,14 @@ def _strided_unit(block: int, units: int, form: Form) -> int | None:
 
 
 def _stem(features: tf.Tensor, settings: LayerSettings, form: Form) -> tf.Tensor:
-    if form.deep_stem:
-        for index, (filters, stride) in enumerate(((64, 2), (64, 1), (128, 1)), start=1):
-            features = conv_bn(features, settings, f"backbone/stem{index}", filters, kernel_size=3, strides=stride)
-    else:
-        features = conv_bn(features, settings, "backbone/stem", 64, kernel_size=7, strides=2)
-    if not form.max_pool:
-        return features
+    if not form.deep_stem:
+        return conv_bn(features, settings, "backbone/stem", 64, kernel_size=7, strides=2)
+    for index, (filters, stride) in enumerate(((64, 2), (64, 1), (128, 1)), start=1):
+        features = conv_bn(features, settings, f"backbone/stem{index}", filters, kernel_size=3, strides=stride)
+    return features
+
+
+def _max_pool(features: tf.Tensor, settings: LayerSettings) -> tf.Tensor:
     # After a ReLU zeros never win, so they pad as well as minus infinity.
     features = keras.layers.ZeroPadding2D(1, name="backbone/pool/pad", dtype=settings.dtype)(features)
     return keras.layers.MaxPooling2D(3, strides=2, name="backbone/pool", dtype=settings.dtype)(features)

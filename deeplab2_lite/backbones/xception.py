@@ -37,8 +37,8 @@ class _Entry(NamedTuple):
 
 
 _ENTRIES = {
-    65: (_Entry(128, 2), _Entry(256, 2, skip=4), _Entry(728, 2, skip=8)),
-    71: (_Entry(128, 2), _Entry(256, 1), _Entry(256, 2, skip=4), _Entry(728, 1), _Entry(728, 2, skip=8)),
+    65: (_Entry(128, 2, skip=2), _Entry(256, 2, skip=4), _Entry(728, 2, skip=8)),
+    71: (_Entry(128, 2, skip=2), _Entry(256, 1), _Entry(256, 2, skip=4), _Entry(728, 1), _Entry(728, 2, skip=8)),
 }
 
 
@@ -62,7 +62,7 @@ def xception(
         depth: 65, or 71 with two entry units more.
 
     Returns:
-        2048 channels at the output stride; skips of 256 and 728 channels at strides 4 and 8, from the
+        2048 channels at the output stride; skips of 128, 256 and 728 channels at strides 2, 4 and 8, from the
         second convolution of the unit that ends the stride, after normalization.
     """
     features = ImageNormalization(*SYMMETRIC, name="backbone/normalize", dtype=FLOAT32)(images)

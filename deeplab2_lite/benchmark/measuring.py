@@ -139,7 +139,7 @@ def benchmark_experiment(
         raise UserError(f"--instances: expected at most postprocessing.top_k, {settings.top_k}, got {instances}")
     if settings.longest_side is not None:
         settings = settings._replace(longest_side=max(size))
-    drawn = _drawn_batch(info, size, instances, settings, batch_size)
+    drawn = _drawn_batch(info, size, instances, settings, batch_size, config.model.head_stride)
     pixels = np.random.default_rng(_SEED).integers(0, 256, (batch_size, *size, 3), np.uint8)
     images = tf.constant(pixels)
     stages = InferenceStages(build_model(config, info.num_classes), settings, xla)
@@ -249,12 +249,23 @@ def default_input_size(config: ExperimentConfig) -> Size:
     return config.data.crop_size if side is None else (side, side)
 
 
-def _drawn_batch(info: DatasetInfo, size: Size, instances: int, settings: InferenceSettings, batch_size: int) -> Heads:
+def _drawn_batch(
+    info: DatasetInfo, size: Size, instances: int, settings: InferenceSettings, batch_size: int, heads_at: int
+) -> Heads:
     stride = settings.output_stride
-    # Padded to the next multiple of the output stride plus 1, and at stride 4.
-    head_size = tuple(-(-(-(-(side - 1) // stride) * stride + 1) // 4) for side in size)
+    # Padded to the next multiple of the output stride plus 1, and at the stride of the heads.
+    head_size = tuple(-(-(-(-(side - 1) // stride) * stride + 1) // heads_at) for side in size)
     scenes = [
-        draw_heads(info, head_size, size, instances, settings.nms_kernel, settings.center_threshold, _SEED + number)
+        draw_heads(
+            info,
+            head_size,
+            size,
+            instances,
+            settings.nms_kernel,
+            settings.center_threshold,
+            _SEED + number,
+            heads_at,
+        )
         for number in range(batch_size)
     ]
     return Heads(*(tf.constant(np.stack(parts)) for parts in zip(*scenes, strict=True)))

@@ -18,9 +18,8 @@ _THING_SHARE = 0.2
 # Above the horizon nothing stands on the street; fractions of the height.
 _HORIZON = 0.3
 _BORDERS = (0.15, 0.3, 0.5, 0.6, 0.8)
-# The paper's Gaussian of 8 pixels, at stride 4.
-_SIGMA = 2.0
-_STRIDE = 4
+# The paper's Gaussian, in pixels of the image.
+_SIGMA = 8.0
 
 
 def draw_heads(
@@ -31,6 +30,7 @@ def draw_heads(
     nms_kernel: int,
     center_threshold: float,
     seed: int,
+    stride: int = 4,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Draws the outputs of a good network for one image, in which post-processing finds so many instances.
 
@@ -39,12 +39,13 @@ def draw_heads(
 
     Args:
         info: Label space.
-        size: Height and width of the heads, stride 4.
+        size: Height and width of the heads.
         image_size: Height and width of the image without padding, in pixels.
         instances: How many things stand there.
         nms_kernel: Centres lie so far apart in pixels, and a little more, that none hides another.
         center_threshold: That they exceed.
         seed: The same gives the same scene.
+        stride: Of the heads.
 
     Returns:
         float32 logits [height, width, classes], heatmap [.., 1] and offsets [.., 2] in pixels of the heads.
@@ -55,9 +56,9 @@ def draw_heads(
     if instances and not info.thing_ids:
         raise UserError(f"--instances: label space '{info.name}' has no things; expected 0, got {instances}")
     rng = np.random.default_rng(seed)
-    inside = tuple((side - 1) // _STRIDE + 1 for side in image_size)
+    inside = tuple((side - 1) // stride + 1 for side in image_size)
     # Beyond the window a peak still reaches over the pixels that it is interpolated with.
-    spacing = math.ceil((nms_kernel + 8) / _STRIDE)
+    spacing = math.ceil((nms_kernel + 8) / stride)
     centers = _place(rng, inside, instances, spacing)
     classes = rng.choice(info.thing_ids, instances) if instances else np.zeros(0, int)
     owner = _paint_things(rng, size, centers)
@@ -74,7 +75,7 @@ def draw_heads(
     target = np.concatenate([np.zeros((1, 2), int), centers])[owner]
     offset = np.where(owner[..., None] > 0, target - position, 0) + noise
     peaks = max(center_threshold, 0) + rng.uniform(0.3, 0.9, instances)
-    return logits, _heatmap(size, centers, peaks)[..., None], offset.astype(np.float32)
+    return logits, _heatmap(size, centers, peaks, _SIGMA / stride)[..., None], offset.astype(np.float32)
 
 
 def _place(rng: np.random.Generator, inside: Size, count: int, spacing: int) -> np.ndarray:
@@ -124,16 +125,16 @@ def _paint_stuff(rng: np.random.Generator, size: Size, class_ids: tuple[int, ...
     return np.array([class_ids[i % len(class_ids)] for i in range(len(_BORDERS) + 1)])[band]
 
 
-def _heatmap(size: Size, centers: np.ndarray, peaks: np.ndarray) -> np.ndarray:
+def _heatmap(size: Size, centers: np.ndarray, peaks: np.ndarray, sigma: float) -> np.ndarray:
     """Gaussians, of which each position takes that of the nearest centre, float32 [height, width]."""
     values = np.zeros(size, np.float32)
     least = np.full(size, np.inf)
-    reach = math.ceil(4 * _SIGMA)
+    reach = math.ceil(4 * sigma)
     for (y, x), peak in zip(centers, peaks, strict=True):
         rows, columns = (slice(max(0, at - reach), at + reach + 1) for at in (y, x))
         at_y, at_x = np.ogrid[rows.start : min(rows.stop, size[0]), columns.start : min(columns.stop, size[1])]
         distance = (at_y - y) ** 2 + (at_x - x) ** 2
         nearer = distance < least[rows, columns]
         least[rows, columns][nearer] = distance[nearer]
-        values[rows, columns][nearer] = (peak * np.exp(-distance / (2 * _SIGMA**2)))[nearer]
+        values[rows, columns][nearer] = (peak * np.exp(-distance / (2 * sigma**2)))[nearer]
     return values

@@ -159,7 +159,7 @@ class InferenceStages:
         return Upsampling(*map(self._as_argument, (*padded.shape[1:3], *seen)))
 
     def _prepared(self, images: tf.Tensor) -> tf.Tensor:
-        pixels = resize_longest_side(images, self._settings.longest_side)
+        pixels = resize_longest_side(self._settings.stretch(images), self._settings.longest_side)
         return pad_to_stride(pixels, self._settings.output_stride)
 
     def _found(self, center_heatmap: tf.Tensor, upsampling: Upsampling) -> Centers:
