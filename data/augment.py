@@ -15,6 +15,7 @@ from deeplab2_lite.config import AugmentationConfig, ClassificationConfig, DataC
 from deeplab2_lite.data.draws import Draw, draw_integer, draw_uniform, stream
 from deeplab2_lite.data.photometric import change_colors
 from deeplab2_lite.data.resampling import crop_resized, pad_bottom_right, resize_window
+from deeplab2_lite.data.warping import crop_warped, draw_warp, is_warping
 from deeplab2_lite.intensity import stretch_intensity
 from deeplab2_lite.preprocessing import IMAGE_PADDING, longest_side_size
 
@@ -37,7 +38,8 @@ def augment(image: tf.Tensor, panoptic: tf.Tensor, seed: tf.Tensor, config: Data
     Intensities are stretched as in inference; the image is mirrored and turned, resized once (longest side and
     random scale together, bilinearly; the label by nearest neighbour on the same grid), cropped at a place drawn
     uniformly, and changed in colour. A crop that is larger than the image is filled up at the bottom and right:
-    127.5 in the image, void in the label.
+    127.5 in the image, void in the label. Where crops are turned by any angle or bent, that is done in the same
+    resize, the image lies in the middle of a larger crop, and all that is not of the image is filled.
 
     Args:
         image: RGB, uint8 [height, width, 3].
@@ -59,6 +61,10 @@ def augment(image: tf.Tensor, panoptic: tf.Tensor, seed: tf.Tensor, config: Data
     crop = tf.constant(config.crop_size, tf.int32)
     room = tf.maximum(size - crop, 0)
     origin = tf.stack([draw_integer(seed, Draw.CROP_Y, room[0] + 1), draw_integer(seed, Draw.CROP_X, room[1] + 1)])
+    if is_warping(config.augmentation):
+        # In a corner, a smaller image would be turned out of the window.
+        origin -= tf.maximum(crop - size, 0) // 2
+        return _warp(image, panoptic, seed, size, origin, config, void_id)
     image, panoptic = crop_resized(image, panoptic, size, origin, tf.minimum(size, crop))
     image = change_colors(image, seed, config.augmentation.photometric)
     return Augmented(
@@ -114,6 +120,24 @@ def central_crop(image: tf.Tensor, crop_size: Size, fraction: float) -> tf.Tenso
     window = tf.cast(tf.round(crop * tf.reduce_min(source / crop) * fraction), tf.int32)
     window = tf.clip_by_value(window, 1, tf.shape(image)[:2])
     return resize_window(image, (tf.shape(image)[:2] - window) // 2, window, crop_size)
+
+
+def _warp(
+    image: tf.Tensor,
+    panoptic: tf.Tensor,
+    seed: tf.Tensor,
+    size: tf.Tensor,
+    origin: tf.Tensor,
+    config: DataConfig,
+    void_id: int,
+) -> Augmented:
+    warp = draw_warp(seed, config.augmentation, config.crop_size)
+    image, panoptic, is_inside = crop_warped(image, panoptic, size, origin, config.crop_size, warp)
+    image = change_colors(image, seed, config.augmentation.photometric)
+    return Augmented(
+        tf.ensure_shape(tf.where(is_inside[..., tf.newaxis], image, IMAGE_PADDING), [*config.crop_size, 3]),
+        tf.ensure_shape(tf.where(is_inside, panoptic, void_id), config.crop_size),
+    )
 
 
 def _mirror_and_turn(maps: tuple[tf.Tensor, ...], seed: tf.Tensor, config: AugmentationConfig) -> tuple[tf.Tensor, ...]:

@@ -27,6 +27,8 @@ class Draw(enum.IntEnum):
     SUB_POLICY = 11
     FIRST_OPERATION = 12
     SECOND_OPERATION = 13
+    ROTATION_ANGLE = 14
+    ELASTIC = 15
 
 
 def draw_integer(seed: tf.Tensor, draw: Draw, count: int | tf.Tensor) -> tf.Tensor:
@@ -57,6 +59,20 @@ def draw_uniform(seed: tf.Tensor, draw: Draw, low: float, high: float, dtype: tf
         A scalar.
     """
     return tf.random.stateless_uniform([], stream(seed, draw), low, high, dtype, _GENERATOR)
+
+
+def draw_normal(seed: tf.Tensor, draw: Draw, shape: list[int]) -> tf.Tensor:
+    """Draws numbers of mean 0 and standard deviation 1.
+
+    Args:
+        seed: A pair of integers, int64 [2].
+        draw: What for.
+        shape: Of the result.
+
+    Returns:
+        float32 [*shape].
+    """
+    return tf.random.stateless_normal(shape, stream(seed, draw), alg=_GENERATOR)
 
 
 def stream(seed: tf.Tensor, draw: Draw) -> tf.Tensor:

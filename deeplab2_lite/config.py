@@ -31,6 +31,7 @@ __all__ = [
     "ClassificationConfig",
     "DataConfig",
     "DecoderConfig",
+    "ElasticConfig",
     "EvaluationConfig",
     "ExperimentConfig",
     "InferenceConfig",
@@ -72,6 +73,19 @@ class PhotometricConfig:
 
 
 @dataclass(frozen=True)
+class ElasticConfig:
+    """Smooth random displacement (U-Net, arXiv 1505.04597, section 3.1).
+
+    Attributes:
+        spacing: Pixels of the crop between two control points, from each to its neighbours in y and x.
+        magnitude: Standard deviation in pixels of how far a control point moves in y and in x; 0 is off.
+    """
+
+    spacing: float = 64.0
+    magnitude: float = 0.0
+
+
+@dataclass(frozen=True)
 class AugmentationConfig:
     """Random scale, crop (`data.crop_size`), flip and colours of training images (paper section 4).
 
@@ -83,6 +97,8 @@ class AugmentationConfig:
         flip_up_down: Mirror with probability 1/2; for images that have no up, such as microscopy.
         rotate_90: Turn by a random multiple of 90 degrees (square crops only); likewise.
         photometric: Changes of colour.
+        max_rotation: Turn by any angle from [-value, value] degrees about the middle of the crop.
+        elastic: Bend the crop.
     """
 
     min_scale: float = 0.5
@@ -92,6 +108,8 @@ class AugmentationConfig:
     flip_up_down: bool = False
     rotate_90: bool = False
     photometric: PhotometricConfig = field(default_factory=PhotometricConfig)
+    max_rotation: float = 0.0
+    elastic: ElasticConfig = field(default_factory=ElasticConfig)
 
 
 @dataclass(frozen=True)

@@ -177,6 +177,8 @@ def error_of(changes: dict) -> str:
         ({"data": {"longest_side": 500}}, "data.longest_side"),
         ({"data": {"shapes": {}}}, "data.shapes"),
         ({"data": {"augmentation": {"max_scale": 1.5}}}, "data.augmentation.max_scale"),
+        ({"data": {"augmentation": {"max_rotation": 30}}}, "data.augmentation.max_rotation"),
+        ({"data": {"augmentation": {"elastic": {"magnitude": 1}}}}, "data.augmentation.elastic"),
         ({"losses": {"offset_weight": 1.0}}, "losses"),
         ({"evaluation": {"fixed_size": [33, 33]}}, "evaluation.fixed_size"),
     ],

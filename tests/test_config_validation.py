@@ -41,6 +41,22 @@ REFUSED = [
     ("data.augmentation.max_scale=.inf", f"data.augmentation.max_scale: {POSITIVE} inf"),
     ("data.augmentation.max_scale=.nan", f"data.augmentation.max_scale: {POSITIVE} nan"),
     ("data.augmentation.scale_step=-0.1", f"data.augmentation.scale_step: {NOT_NEGATIVE} -0.1"),
+    ("data.augmentation.max_rotation=-1", "data.augmentation.max_rotation: expected degrees in [0, 180], got -1.0"),
+    ("data.augmentation.max_rotation=181", "data.augmentation.max_rotation: expected degrees in [0, 180], got 181.0"),
+    (
+        "data.augmentation.elastic={spacing: 0.5, magnitude: 0.1}",
+        "elastic.spacing: expected a number of pixels from 1 up, got 0.5",
+    ),
+    ("data.augmentation.elastic.magnitude=-1", f"data.augmentation.elastic.magnitude: {NOT_NEGATIVE} -1.0"),
+    (
+        "data.augmentation.elastic.spacing=32",
+        "data.augmentation.elastic.spacing: has no meaning without a magnitude; leave it out",
+    ),
+    (
+        "data.augmentation.elastic={spacing: 32, magnitude: 8.5}",
+        "data.augmentation.elastic.magnitude: 8.5 folds the image over itself; expected at most a quarter of "
+        "data.augmentation.elastic.spacing, 8.0",
+    ),
     ("data.augmentation.photometric.brightness=1.5", "photometric.brightness: expected a number in [0, 1], got 1.5"),
     ("data.augmentation.photometric.contrast=1", "photometric.contrast: expected a number in [0, 1), got 1.0"),
     ("data.augmentation.photometric.saturation=1", "photometric.saturation: expected a number in [0, 1), got 1.0"),
@@ -270,6 +286,8 @@ ACCEPTED = [
     "model.batch_norm.momentum=0",
     "data.crop_size=[17,17],data.augmentation.rotate_90=true",
     "data.augmentation={min_scale: 1, max_scale: 1, scale_step: 0}",
+    "data.augmentation={max_rotation: 180, elastic: {spacing: 32, magnitude: 8}}",
+    "data.augmentation.elastic.magnitude=10",
     "data.augmentation.photometric={brightness: 1, contrast: 0.9, saturation: 0.9, hue: 0.5}",
     "data.augmentation.photometric={policy: panoptic_deeplab, policy_magnitude: 1}",
     "data.augmentation.photometric={policy: imagenet, policy_magnitude: 0.01, hue: 0.1}",
