@@ -183,7 +183,7 @@ class Reference:
     def __call__(self, images: np.ndarray, filters: int) -> dict[str, tf.Tensor]:
         size = images.shape[1:3]
         x = tf.nn.relu(self.conv(tf.constant(images) / 127.5 - 1, "backbone/stem1", stride=2))
-        before = self.conv(x, "backbone/stem2")
+        before = halved = self.conv(x, "backbone/stem2")
         last = self.conv(tf.nn.relu(before), "backbone/stem3", stride=2)
         outputs: list[tf.Tensor] = []
         stride = 4
@@ -195,7 +195,7 @@ class Reference:
             )
             before, last, stride = last, output, target
             outputs.append(output)
-        return {"4": outputs[2], "8": outputs[5], "output": tf.nn.relu(outputs[11])}
+        return {"2": halved, "4": outputs[2], "8": outputs[5], "output": tf.nn.relu(outputs[11])}
 
 
 def resize(x: tf.Tensor, size: list[int]) -> tf.Tensor:
@@ -220,6 +220,7 @@ def test_values_and_sizes(tiny):
         images = image(1, *size)
         outputs, expected = tiny(images), reference(images, TINY)
         assert {k: tuple(v.shape) for k, v in outputs.items()} == {
+            "2": (1, *(-(-n // 2) for n in size), 64),
             "4": (1, *(-(-n // 4) for n in size), 5 * TINY),
             "8": (1, *(-(-n // 8) for n in size), 10 * TINY),
             "output": (1, *(-(-n // 8) for n in size), 10 * TINY),

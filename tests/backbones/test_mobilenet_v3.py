@@ -73,6 +73,8 @@ def test_skips_are_depthwise_outputs_before_squeeze_excite(name, layers):
     outputs = build(name, output_stride=16).output
     produced = [outputs[key].node.layer.name for key in ("4", "8")]
     assert produced == [f"backbone/layer{n}/depthwise/relu" for n in layers]
+    at_stride_2 = {"mobilenet_v3_large": "layer2/depthwise/relu", "mobilenet_v3_small": "layer1/hard_swish"}[name]
+    assert outputs["2"].node.layer.name == f"backbone/{at_stride_2}"
 
 
 @pytest.mark.parametrize(

@@ -138,13 +138,13 @@ def test_strides_and_rates():
 @pytest.mark.parametrize(
     ("name", "layers"),
     [
-        ("resnet50_beta", ("block1/unit2/conv3/bn", "block2/unit3/conv3/bn")),
-        ("resnet50", ("block1/unit3/relu", "block2/unit4/relu")),
+        ("resnet50_beta", ("stem3/relu", "block1/unit2/conv3/bn", "block2/unit3/conv3/bn")),
+        ("resnet50", ("stem/relu", "block1/unit3/relu", "block2/unit4/relu")),
     ],
 )
-def test_skips_are_the_papers(name, layers):
+def test_skips_are_the_papers_and_the_stem(name, layers):
     outputs = build(name, 16, (65, 90)).output
-    assert [outputs[key].node.layer.name for key in ("4", "8")] == [f"backbone/{layer}" for layer in layers]
+    assert [outputs[key].node.layer.name for key in ("2", "4", "8")] == [f"backbone/{layer}" for layer in layers]
 
 
 def test_strides_and_rates_of_the_deeper_row(monkeypatch):

@@ -252,15 +252,15 @@ def test_dense_features_contain_those_of_the_strided_network(name, middle, size)
 def test_any_size(name, middle, size):
     features = build(name, middle, 16)(image(2, *size))
     shapes = {key: tuple(value.shape) for key, value in features.items()}
-    at = {stride: tuple(-(-n // stride) for n in size) for stride in (4, 8, 16)}
-    assert shapes == {"output": (2, *at[16], 2048), "4": (2, *at[4], 256), "8": (2, *at[8], 728)}
+    at = {stride: tuple(-(-n // stride) for n in size) for stride in (2, 4, 8, 16)}
+    assert shapes == {"output": (2, *at[16], 2048), "2": (2, *at[2], 128), "4": (2, *at[4], 256), "8": (2, *at[8], 728)}
 
 
-@pytest.mark.parametrize(("name", "units"), [("xception65", (2, 3)), ("xception71", (3, 5))])
+@pytest.mark.parametrize(("name", "units"), [("xception65", (1, 2, 3)), ("xception71", (1, 3, 5))])
 @pytest.mark.parametrize("output_stride", [8, 16])
 def test_skips_are_the_papers(name, units, output_stride):
     outputs = build(name, 2, output_stride).output
-    produced = [outputs[key].node.layer.name for key in ("4", "8")]
+    produced = [outputs[key].node.layer.name for key in ("2", "4", "8")]
     assert produced == [f"backbone/entry{n}/separable2/pointwise/bn" for n in units]
 
 

@@ -113,7 +113,7 @@ def slim_xception(net: Slim, images, depth: int) -> dict[str, tf.Tensor]:
     unit = f"{scope}/exit_flow/block2/unit_1"
     x, _ = _xception_module(net, x, unit, [1536, 1536, 2048], "none", rates=(1, 2, 4), activate_within=True)
     skips = {65: (2, 3), 71: (3, 5)}[depth]
-    return {"output": x, "4": ends[skips[0]], "8": ends[skips[1]]}
+    return {"output": x, "2": ends[1], "4": ends[skips[0]], "8": ends[skips[1]]}
 
 
 def _xception_module(net, x, unit, depths, skip, stride=1, rates=(1, 1, 1), activate_within=False):
