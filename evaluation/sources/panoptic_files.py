@@ -6,24 +6,18 @@ a moment.
 
 from __future__ import annotations
 
-import io
-import struct
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from PIL import Image
 
 from deeplab2_lite.data.images import read_rgb_label
 from deeplab2_lite.data.record_format import panoptic_from_channels
 from deeplab2_lite.dataset_info import MAX_PANOPTIC_ID, DatasetInfo
 from deeplab2_lite.errors import UserError
-from deeplab2_lite.evaluation.metrics.overlaps import Overlaps, count_overlaps, run_starts, sum_pairs
+from deeplab2_lite.evaluation.metrics.overlaps import Overlaps, run_starts, sum_pairs
 from deeplab2_lite.files import read_json
-
-_PNG_BIT_DEPTH = 24  # where a PNG says it
-_UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
 
 
 class SegmentMap(NamedTuple):
@@ -31,13 +25,13 @@ class SegmentMap(NamedTuple):
 
     Attributes:
         path: The PNG.
-        segment_ids: Its ids, integers [height, width].
+        channels: Of which its ids are made, uint8 [height, width, 3].
         ids: Those that the JSON lists and 0 for void, ascending, uint32 [segments + 1].
         panoptic_ids: Panoptic id of each, int32 [segments + 1].
     """
 
     path: Path
-    segment_ids: np.ndarray
+    channels: np.ndarray
     ids: np.ndarray
     panoptic_ids: np.ndarray
 
@@ -115,9 +109,7 @@ class PanopticFolder:
         """
         path = self.png_path(name)
         segments = self._annotations[name]["segments_info"]
-        return SegmentMap(
-            path, _read_segment_ids(path), *_segment_table(path, segments, self._info, self._is_prediction)
-        )
+        return SegmentMap(path, read_rgb_label(path), *_segment_table(path, segments, self._info, self._is_prediction))
 
     def _check_pngs_are_there(self) -> None:
         if not self.png_dir.is_dir():
@@ -184,8 +176,8 @@ def load_overlaps(truth: PanopticFolder, prediction: PanopticFolder, name: str) 
         UserError: As for `load_pair`.
     """
     true, predicted = truth.load_segments(name), prediction.load_segments(name)
-    _check_one_size(true.segment_ids, predicted.segment_ids, true.path, predicted.path)
-    pairs = count_overlaps(true.segment_ids, predicted.segment_ids)
+    _check_one_size(true.channels, predicted.channels, true.path, predicted.path)
+    pairs = _count_segments(true.channels.reshape(-1, 3), predicted.channels.reshape(-1, 3))
     return sum_pairs(
         _translate(true, pairs.truth).astype(np.int64), _translate(predicted, pairs.prediction), pairs.pixels
     )
@@ -218,12 +210,20 @@ def read_panoptic_png(
             is of an unknown category; there are more segments of a class than the label divisor holds.
     """
     path = Path(path)
-    segments = SegmentMap(path, _read_segment_ids(path), *_segment_table(path, segments_info, info, is_prediction))
-    pixels = segments.segment_ids.ravel()
+    segments = SegmentMap(path, read_rgb_label(path), *_segment_table(path, segments_info, info, is_prediction))
+    pixels = segments.channels.reshape(-1, 3)
     # Label maps are made of long runs: looking up runs instead of pixels costs next to nothing.
     starts = run_starts(pixels)
-    lengths = np.diff(starts, append=pixels.size)
-    return np.repeat(_translate(segments, pixels[starts]), lengths).reshape(segments.segment_ids.shape)
+    lengths = np.diff(starts, append=len(pixels))
+    values = _translate(segments, panoptic_from_channels(pixels[starts]))
+    return np.repeat(values, lengths).reshape(segments.channels.shape[:2])
+
+
+def _count_segments(truth: np.ndarray, prediction: np.ndarray) -> Overlaps:
+    """Returns which ids meet in two maps, uint8 [pixels, 3]; what `count_overlaps` does, without making the ids."""
+    starts = run_starts(truth, prediction)
+    ids = (panoptic_from_channels(pixels[starts]).astype(np.int64) for pixels in (truth, prediction))
+    return sum_pairs(*ids, np.diff(starts, append=len(truth)))
 
 
 def _translate(segments: SegmentMap, found: np.ndarray) -> np.ndarray:
@@ -247,22 +247,6 @@ def _check_one_size(true: np.ndarray, predicted: np.ndarray, truth: Path, predic
             f"{prediction}: {predicted.shape[0]}x{predicted.shape[1]} pixels; expected "
             f"{true.shape[0]}x{true.shape[1]}, the size of {truth}"
         )
-
-
-def _read_segment_ids(path: Path) -> np.ndarray:
-    """Returns integers [height, width]."""
-    try:
-        encoded = path.read_bytes()
-        with Image.open(io.BytesIO(encoded)) as image:
-            is_plain = image.format == "PNG" and image.mode == "RGB" and encoded[_PNG_BIT_DEPTH] == 8
-            if is_plain and getattr(image, "n_frames", 1) == 1:
-                # Pillow keeps RGB in four bytes a pixel, so that this is a copy of its memory.
-                words = np.frombuffer(image.tobytes("raw", "RGBX"), "<u4") & MAX_PANOPTIC_ID
-                return words.reshape(image.height, image.width)
-    except _UNREADABLE:
-        pass
-    # The reader that says what is wrong.
-    return panoptic_from_channels(read_rgb_label(path))
 
 
 def _segment_table(
