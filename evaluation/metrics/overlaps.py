@@ -27,6 +27,25 @@ class Overlaps(NamedTuple):
     pixels: np.ndarray
 
 
+class Runs(NamedTuple):
+    """A label map as its runs of pixels with one id, row by row.
+
+    Attributes:
+        starts: First pixel of each run, int64 [runs], ascending from 0.
+        ids: Id of each run, int64 [runs] in 0..2^31-1.
+        shape: Height and width of the map.
+    """
+
+    starts: np.ndarray
+    ids: np.ndarray
+    shape: tuple[int, int]
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Pixels of each run, int64 [runs]."""
+        return np.diff(self.starts, append=math.prod(self.shape))
+
+
 def count_overlaps(truth: np.ndarray, prediction: np.ndarray) -> Overlaps:
     """Counts the pixels shared by every pair of ids of two label maps.
 
@@ -65,6 +84,25 @@ def overlaps_of_maps(truth: Any, prediction: Any) -> Overlaps:
     return count_overlaps(truth, prediction)
 
 
+def overlaps_of_runs(truth: Runs, prediction: Runs) -> Overlaps:
+    """Counts the pixels shared by every pair of ids of two label maps of which only the runs are known.
+
+    Args:
+        truth: Of a map that has pixels.
+        prediction: Of a map of the same shape.
+
+    Returns:
+        What `count_overlaps` returns for the maps.
+    """
+    starts = np.concatenate((truth.starts, prediction.starts))
+    order = np.argsort(starts, kind="stable")  # two ascending halves, which this merges without sorting
+    is_truth = order < truth.starts.size
+    lengths = np.diff(starts[order], append=math.prod(truth.shape))
+    seen = lengths > 0  # else the other map has a start here too, which comes next
+    true, predicted = ((np.cumsum(part) - 1)[seen] for part in (is_truth, ~is_truth))
+    return sum_pairs(truth.ids[true], prediction.ids[predicted], lengths[seen])
+
+
 def sum_pairs(truth: np.ndarray, prediction: np.ndarray, pixels: np.ndarray) -> Overlaps:
     """Adds up the pixels of equal pairs.
 
@@ -76,8 +114,12 @@ def sum_pairs(truth: np.ndarray, prediction: np.ndarray, pixels: np.ndarray) -> 
     Returns:
         Each pair once.
     """
-    keys, inverse = np.unique((truth << 32) | prediction, return_inverse=True)
-    return Overlaps(keys >> 32, keys & 0xFFFFFFFF, sum_by(inverse, pixels, keys.size))
+    keys = (truth << 32) | prediction
+    order = np.argsort(keys, kind="stable")  # here twice as fast as the sort of `np.unique`
+    keys = keys[order]
+    first = np.flatnonzero(np.diff(keys, prepend=-1))
+    sums = np.add.reduceat(pixels[order], first) if first.size else np.zeros(0, np.int64)
+    return Overlaps(keys[first] >> 32, keys[first] & 0xFFFFFFFF, sums)
 
 
 def sum_by(index: np.ndarray, values: np.ndarray, size: int) -> np.ndarray:

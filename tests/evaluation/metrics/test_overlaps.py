@@ -48,6 +48,23 @@ def test_runs_begin_where_any_channel_changes(piece, seed, size, channels):
     assert overlaps.run_starts(*maps).tolist() == changes
 
 
+@given(st.integers(0, 2**32 - 1), st.integers(1, 6), st.integers(1, 6), st.sampled_from([2, 2**31 - 1]))
+def test_overlaps_of_runs_are_those_of_maps(seed, height, width, largest):
+    rng = np.random.default_rng(seed)
+    maps, runs = [], []
+    for _ in range(2):
+        values = rng.choice([0, 0, 0, 1, largest], (height, width))
+        starts = overlaps.run_starts(values.ravel())
+        # A run may be followed by one of the same id.
+        starts = np.union1d(starts, rng.integers(0, values.size, rng.integers(3)))
+        maps.append(values)
+        runs.append(overlaps.Runs(starts, values.ravel()[starts], (height, width)))
+        assert runs[-1].lengths.sum() == values.size
+    for ours, theirs in zip(overlaps.overlaps_of_runs(*runs), overlaps.count_overlaps(*maps), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+        assert ours.dtype == np.int64
+
+
 def test_a_map_of_many_pieces():
     rng = np.random.default_rng(0)
     maps = [rng.integers(0, 3, size=70_000).repeat(3) for _ in range(2)]
