@@ -138,6 +138,20 @@ def test_no_damage_passes_for_another_image(data):
     assert decode_plain_png(whole[: data.draw(st.integers(0, len(whole) - 1))]) is None
 
 
+@given(st.data())
+def test_odd_compressed_data_is_that_of_pillow_or_none(data):
+    # As no storage damages it, for the checksum fits: what a broken encoder may write.
+    compressed = bytearray(zlib.compress(unfiltered(RGB // 128)))
+    compressed[data.draw(st.integers(0, len(compressed) - 1))] = data.draw(st.integers(0, 255))
+    encoded = SIGNATURE + header(5, 7) + chunk(b"IDAT", bytes(compressed)) + chunk(b"IEND", b"")
+    try:
+        expected = by_pillow(encoded)
+    except (OSError, SyntaxError):
+        return
+    decoded = decode_plain_png(encoded)
+    assert decoded is None or (decoded == expected).all()
+
+
 def test_the_limit_of_pillow_holds(monkeypatch):
     encoded = png(unfiltered(RGB), 5, 7)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 34)
