@@ -16,6 +16,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from deeplab2_lite.data.plain_png import decode_plain_png
 from deeplab2_lite.data.record_format import encode_png
 from deeplab2_lite.errors import UserError
 
@@ -143,6 +144,9 @@ def read_rgb_label(path: str | Path) -> np.ndarray:
     """
     path = Path(path)
     encoded = _read_bytes(path)
+    channels = decode_plain_png(encoded)
+    if channels is not None:
+        return channels
     with _opened(path, encoded) as image:
         if image.format != "PNG" or image.mode != "RGB" or _bit_depth(image, encoded) != 8:
             raise UserError(

@@ -70,9 +70,9 @@ def decode_panoptic(encoded: bytes) -> np.ndarray:
 
 
 def panoptic_from_channels(channels: np.ndarray) -> np.ndarray:
-    """Returns `R + 256 G + 65536 B` as int32 [height, width] from uint8 [height, width, 3]."""
+    """Returns `R + 256 G + 65536 B` as int32 [...] from uint8 [..., 3]."""
     ids = channels.astype(np.int32)
-    return ids[:, :, 0] | ids[:, :, 1] << 8 | ids[:, :, 2] << 16
+    return ids[..., 0] | ids[..., 1] << 8 | ids[..., 2] << 16
 
 
 def encode_png(image: np.ndarray) -> bytes:

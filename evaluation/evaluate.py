@@ -85,6 +85,11 @@ class Evaluation:
         """Whether a figure reads more of a semantic map than its confusion with the truth."""
         return self._instance_iou is not None or self._boundary_iou is not None
 
+    @property
+    def needs_panoptic_maps(self) -> bool:
+        """Whether a figure reads more of panoptic maps than which ids meet on how many pixels."""
+        return self._boundary is not None or self._boundary_iou is not None
+
     def wants_picture(self) -> bool:
         """Whether the next image is one of those to be drawn, and so needs a name."""
         return self._pictures_dir is not None and (self._pictures < 0 or self.num_images < self._pictures)

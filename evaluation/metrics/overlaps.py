@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -9,7 +10,7 @@ import numpy as np
 from deeplab2_lite.dataset_info import DatasetInfo
 from deeplab2_lite.errors import UserError
 
-_PIECE = 2**16  # pixels
+_PIECE = 2**18  # bytes
 
 
 class Overlaps(NamedTuple):
@@ -24,6 +25,25 @@ class Overlaps(NamedTuple):
     truth: np.ndarray
     prediction: np.ndarray
     pixels: np.ndarray
+
+
+class Runs(NamedTuple):
+    """A label map as its runs of pixels with one id, row by row.
+
+    Attributes:
+        starts: First pixel of each run, int64 [runs], ascending from 0.
+        ids: Id of each run, int64 [runs] in 0..2^31-1.
+        shape: Height and width of the map.
+    """
+
+    starts: np.ndarray
+    ids: np.ndarray
+    shape: tuple[int, int]
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Pixels of each run, int64 [runs]."""
+        return np.diff(self.starts, append=math.prod(self.shape))
 
 
 def count_overlaps(truth: np.ndarray, prediction: np.ndarray) -> Overlaps:
@@ -64,6 +84,25 @@ def overlaps_of_maps(truth: Any, prediction: Any) -> Overlaps:
     return count_overlaps(truth, prediction)
 
 
+def overlaps_of_runs(truth: Runs, prediction: Runs) -> Overlaps:
+    """Counts the pixels shared by every pair of ids of two label maps of which only the runs are known.
+
+    Args:
+        truth: Of a map that has pixels.
+        prediction: Of a map of the same shape.
+
+    Returns:
+        What `count_overlaps` returns for the maps.
+    """
+    starts = np.concatenate((truth.starts, prediction.starts))
+    order = np.argsort(starts, kind="stable")  # two ascending halves, which this merges without sorting
+    is_truth = order < truth.starts.size
+    lengths = np.diff(starts[order], append=math.prod(truth.shape))
+    seen = lengths > 0  # else the other map has a start here too, which comes next
+    true, predicted = ((np.cumsum(part) - 1)[seen] for part in (is_truth, ~is_truth))
+    return sum_pairs(truth.ids[true], prediction.ids[predicted], lengths[seen])
+
+
 def sum_pairs(truth: np.ndarray, prediction: np.ndarray, pixels: np.ndarray) -> Overlaps:
     """Adds up the pixels of equal pairs.
 
@@ -75,8 +114,12 @@ def sum_pairs(truth: np.ndarray, prediction: np.ndarray, pixels: np.ndarray) -> 
     Returns:
         Each pair once.
     """
-    keys, inverse = np.unique((truth << 32) | prediction, return_inverse=True)
-    return Overlaps(keys >> 32, keys & 0xFFFFFFFF, sum_by(inverse, pixels, keys.size))
+    keys = (truth << 32) | prediction
+    order = np.argsort(keys, kind="stable")  # here twice as fast as the sort of `np.unique`
+    keys = keys[order]
+    first = np.flatnonzero(np.diff(keys, prepend=-1))
+    sums = np.add.reduceat(pixels[order], first) if first.size else np.zeros(0, np.int64)
+    return Overlaps(keys[first] >> 32, keys[first] & 0xFFFFFFFF, sums)
 
 
 def sum_by(index: np.ndarray, values: np.ndarray, size: int) -> np.ndarray:
@@ -90,21 +133,27 @@ def run_starts(*maps: np.ndarray) -> np.ndarray:
     """Returns where a new run of pixels begins that are equal in every map.
 
     Args:
-        maps: One or more arrays [pixels] of one length.
+        maps: One or more arrays [pixels], or [pixels, channels], of one shape.
 
     Returns:
         Positions, int64 [runs], ascending; the first is 0, if there is a pixel at all.
     """
-    size = maps[0].size
-    found = [np.zeros(min(size, 1), np.int64)]
+    channels = math.prod(maps[0].shape[1:])
+    first, *others = (each.ravel() for each in maps)
+    found = [np.zeros(min(first.size, 1), np.int64)]
     # Piece by piece, so that what is compared stays in the cache: more than twice as fast.
-    for start in range(1, size, _PIECE):
-        end = min(start + _PIECE, size)
-        changes = maps[0][start:end] != maps[0][start - 1 : end - 1]
-        for other in maps[1:]:
-            changes |= other[start:end] != other[start - 1 : end - 1]
+    piece = _PIECE // first.itemsize
+    for start in range(channels, first.size, piece):
+        end = min(start + piece, first.size)
+        changes = first[start:end] != first[start - channels : end - channels]
+        for other in others:
+            changes |= other[start:end] != other[start - channels : end - channels]
         found.append(np.flatnonzero(changes) + start)
-    return np.concatenate(found)
+    starts = np.concatenate(found)
+    if channels == 1:
+        return starts
+    starts //= channels
+    return starts[np.diff(starts, prepend=-1) > 0]
 
 
 def checked_ids(ids: np.ndarray, name: str, limit: int = 2**31 - 1) -> np.ndarray:

@@ -16,7 +16,12 @@ from deeplab2_lite.evaluation.evaluate import Evaluation, ImagePrediction
 from deeplab2_lite.evaluation.journal import file_stamp
 from deeplab2_lite.evaluation.metrics.image_counts import ImageCounts
 from deeplab2_lite.evaluation.sources.instance_results import InstanceResults
-from deeplab2_lite.evaluation.sources.panoptic_files import PanopticFolder, check_same_images, load_pair
+from deeplab2_lite.evaluation.sources.panoptic_files import (
+    PanopticFolder,
+    check_same_images,
+    load_overlaps,
+    load_pair,
+)
 from deeplab2_lite.evaluation.sources.source import CountedImage, Maps
 from deeplab2_lite.processes import map_in_order
 
@@ -184,12 +189,15 @@ def _count(
     instances: InstanceResults | None,
     name: str,
 ) -> ImageCounts:
+    file_name = _file_name(truths, predictions, name)
+    if instances is None and not evaluation.needs_panoptic_maps:
+        return evaluation.count_overlaps(load_overlaps(truths, predictions, name), file_name)
     truth, panoptic = load_pair(truths, predictions, name)
     prediction = ImagePrediction(None, panoptic)
     if instances is not None:
         masks = instances.load(name, truth.shape)
         prediction = prediction._replace(instance=masks.ids, class_id=masks.class_id, score=masks.score)
-    return evaluation.count(truth, prediction, _file_name(truths, predictions, name))
+    return evaluation.count(truth, prediction, file_name)
 
 
 def _file_name(truths: PanopticFolder, predictions: PanopticFolder, name: str) -> str:

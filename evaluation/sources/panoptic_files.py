@@ -6,40 +6,17 @@ a moment.
 
 from __future__ import annotations
 
-import io
-import struct
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-from PIL import Image
 
-from deeplab2_lite.data.images import read_rgb_label
-from deeplab2_lite.data.record_format import panoptic_from_channels
-from deeplab2_lite.dataset_info import MAX_PANOPTIC_ID, DatasetInfo
+from deeplab2_lite.dataset_info import DatasetInfo
 from deeplab2_lite.errors import UserError
-from deeplab2_lite.evaluation.metrics.overlaps import Overlaps, count_overlaps, run_starts, sum_pairs
+from deeplab2_lite.evaluation.metrics.overlaps import Overlaps, Runs, overlaps_of_runs
+from deeplab2_lite.evaluation.sources.panoptic_png import read_panoptic_png, read_panoptic_runs
 from deeplab2_lite.files import read_json
-
-_PNG_BIT_DEPTH = 24  # where a PNG says it
-_UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
-
-
-class SegmentMap(NamedTuple):
-    """A PNG with the part of the JSON that is about it.
-
-    Attributes:
-        path: The PNG.
-        segment_ids: Its ids, integers [height, width].
-        ids: Those that the JSON lists and 0 for void, ascending, uint32 [segments + 1].
-        panoptic_ids: Panoptic id of each, int32 [segments + 1].
-    """
-
-    path: Path
-    segment_ids: np.ndarray
-    ids: np.ndarray
-    panoptic_ids: np.ndarray
 
 
 class PanopticFolder:
@@ -101,23 +78,20 @@ class PanopticFolder:
         segments = self._annotations[name]["segments_info"]
         return read_panoptic_png(self.png_path(name), segments, self._info, is_prediction=self._is_prediction)
 
-    def load_segments(self, name: str) -> SegmentMap:
-        """Reads the map of an image as it is.
+    def load_runs(self, name: str) -> Runs:
+        """Reads the map of an image as its runs.
 
         Args:
             name: One of `names`.
 
         Returns:
-            The ids in the PNG, and what they stand for.
+            The runs of what `load` returns.
 
         Raises:
-            UserError: As for `read_panoptic_png`, but for ids that only PNG or only JSON have.
+            UserError: As for `read_panoptic_png`.
         """
-        path = self.png_path(name)
         segments = self._annotations[name]["segments_info"]
-        return SegmentMap(
-            path, _read_segment_ids(path), *_segment_table(path, segments, self._info, self._is_prediction)
-        )
+        return read_panoptic_runs(self.png_path(name), segments, self._info, is_prediction=self._is_prediction)
 
     def _check_pngs_are_there(self) -> None:
         if not self.png_dir.is_dir():
@@ -183,123 +157,17 @@ def load_overlaps(truth: PanopticFolder, prediction: PanopticFolder, name: str) 
     Raises:
         UserError: As for `load_pair`.
     """
-    true, predicted = truth.load_segments(name), prediction.load_segments(name)
-    _check_one_size(true.segment_ids, predicted.segment_ids, true.path, predicted.path)
-    pairs = count_overlaps(true.segment_ids, predicted.segment_ids)
-    return sum_pairs(
-        _translate(true, pairs.truth).astype(np.int64), _translate(predicted, pairs.prediction), pairs.pixels
-    )
+    runs = truth.load_runs(name), prediction.load_runs(name)
+    _check_one_size(*runs, truth.png_path(name), prediction.png_path(name))
+    return overlaps_of_runs(*runs)
 
 
-def read_panoptic_png(
-    path: str | Path,
-    segments_info: Sequence[Mapping[str, Any]],
-    info: DatasetInfo,
-    *,
-    is_prediction: bool = False,
-) -> np.ndarray:
-    """Reads a PNG of segment ids (`R + 256 G + 65536 B`, 0 is void) into a label space.
-
-    Instances of things count from 1 within each class, in the order of `segments_info`, and crowds have instance
-    0 (several crowds of a class become one). A class of stuff has instance 0 too; if an image has several segments of
-    one, the further ones count from 1, since the official evaluators score them apart.
-
-    Args:
-        path: An RGB PNG of 8 bits a channel.
-        segments_info: Of each segment `id`, `category_id` and, in a truth, `iscrowd`.
-        info: The label space, whose `original_id` are category ids.
-        is_prediction: Whether it is a prediction, in which nothing is a crowd whatever `iscrowd` says.
-
-    Returns:
-        Panoptic ids, int32 [height, width].
-
-    Raises:
-        UserError: The PNG cannot be read or is of another kind; a segment is in the PNG alone or in the JSON alone, or
-            is of an unknown category; there are more segments of a class than the label divisor holds.
-    """
-    path = Path(path)
-    segments = SegmentMap(path, _read_segment_ids(path), *_segment_table(path, segments_info, info, is_prediction))
-    pixels = segments.segment_ids.ravel()
-    # Label maps are made of long runs: looking up runs instead of pixels costs next to nothing.
-    starts = run_starts(pixels)
-    lengths = np.diff(starts, append=pixels.size)
-    return np.repeat(_translate(segments, pixels[starts]), lengths).reshape(segments.segment_ids.shape)
-
-
-def _translate(segments: SegmentMap, found: np.ndarray) -> np.ndarray:
-    """Returns the panoptic ids, int32, of all ids that are found in a PNG; raises UserError if JSON and PNG differ."""
-    path, _, ids, values = segments
-    position = np.searchsorted(ids, found).clip(max=len(ids) - 1)
-    unknown = ids[position] != found
-    if unknown.any():
-        raise UserError(f"{path}: segment {found[unknown][0]} is in the PNG but not in the JSON")
-    absent = np.ones(len(ids), bool)
-    absent[position] = False
-    absent[0] = False  # void need not be anywhere
-    if absent.any():
-        raise UserError(f"{path}: segment {ids[absent][0]} is in the JSON but not in the PNG")
-    return values[position]
-
-
-def _check_one_size(true: np.ndarray, predicted: np.ndarray, truth: Path, prediction: Path) -> None:
+def _check_one_size(true: np.ndarray | Runs, predicted: np.ndarray | Runs, truth: Path, prediction: Path) -> None:
     if true.shape != predicted.shape:
         raise UserError(
             f"{prediction}: {predicted.shape[0]}x{predicted.shape[1]} pixels; expected "
             f"{true.shape[0]}x{true.shape[1]}, the size of {truth}"
         )
-
-
-def _read_segment_ids(path: Path) -> np.ndarray:
-    """Returns integers [height, width]."""
-    try:
-        encoded = path.read_bytes()
-        with Image.open(io.BytesIO(encoded)) as image:
-            is_plain = image.format == "PNG" and image.mode == "RGB" and encoded[_PNG_BIT_DEPTH] == 8
-            if is_plain and getattr(image, "n_frames", 1) == 1:
-                # Pillow keeps RGB in four bytes a pixel, so that this is a copy of its memory.
-                words = np.frombuffer(image.tobytes("raw", "RGBX"), "<u4") & MAX_PANOPTIC_ID
-                return words.reshape(image.height, image.width)
-    except _UNREADABLE:
-        pass
-    # The reader that says what is wrong.
-    return panoptic_from_channels(read_rgb_label(path))
-
-
-def _segment_table(
-    path: Path, segments_info: Sequence[Mapping[str, Any]], info: DatasetInfo, is_prediction: bool
-) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the ids in the PNG, ascending from void's 0, and the panoptic id of each."""
-    class_ids = {c.original_id: class_id for class_id, c in enumerate(info.classes)}
-    next_instance = [int(c.isthing) for c in info.classes]
-    values = {0: info.void_id}
-    for segment in segments_info:
-        try:
-            segment_id, category = segment["id"], segment["category_id"]
-        except (KeyError, TypeError):
-            raise UserError(
-                f"{path}: a segment in the JSON is {segment!r}; expected the keys 'id' and 'category_id'"
-            ) from None
-        if type(segment_id) is not int or not 0 < segment_id <= MAX_PANOPTIC_ID:
-            raise UserError(f"{path}: a segment in the JSON has id {segment_id!r}; expected 1..{MAX_PANOPTIC_ID}")
-        if segment_id in values:
-            raise UserError(f"{path}: two segments in the JSON have the id {segment_id}; expected one")
-        class_id = class_ids.get(category) if isinstance(category, int) else None
-        if class_id is None:
-            raise UserError(
-                f"{path}: segment {segment_id} has the category {category!r}; expected a category id of '{info.name}'"
-            )
-        instance = 0
-        if is_prediction or not info.classes[class_id].isthing or not segment.get("iscrowd", 0):
-            instance = next_instance[class_id]
-            next_instance[class_id] += 1
-        if instance > info.max_instances:
-            raise UserError(
-                f"{path}: more than {instance - 1} segments of '{info.class_names[class_id]}'; expected a label space "
-                f"with a label_divisor above {info.label_divisor}"
-            )
-        values[segment_id] = class_id * info.label_divisor + instance
-    ids = np.array(sorted(values), np.uint32)
-    return ids, np.array([values[i] for i in ids.tolist()], np.int32)
 
 
 def _read_json(path: Path) -> dict[str, Any]:

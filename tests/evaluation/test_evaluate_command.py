@@ -106,12 +106,12 @@ KILLED = """
 import os, signal, sys
 from deeplab2_lite import cli
 from deeplab2_lite.evaluation.evaluate import Evaluation
-count = Evaluation.count
-def killed(self, truth, prediction, name=""):
+count = Evaluation.count_overlaps
+def killed(self, pairs, name=""):
     if name == "city_04.png":
         os.kill(os.getpid(), signal.SIGKILL)
-    return count(self, truth, prediction, name)
-Evaluation.count = killed
+    return count(self, pairs, name)
+Evaluation.count_overlaps = killed
 cli.main(sys.argv[1:])
 """
 
@@ -127,8 +127,8 @@ def test_a_killed_evaluation_goes_on_and_gives_the_same(folders, tmp_path, capsy
     with (output / UNFINISHED).open("ab") as file:
         file.write(b'["4", [[4, nul')  # and what it was about to write is torn
     counted = []
-    count = Evaluation.count
-    monkeypatch.setattr(Evaluation, "count", lambda *a: counted.append(a[3]) or count(*a))
+    count = Evaluation.count_overlaps
+    monkeypatch.setattr(Evaluation, "count_overlaps", lambda *a: counted.append(a[2]) or count(*a))
     capsys.readouterr()
     assert evaluate(folders, output) == 0
     assert counted == [f"city_{i:02d}.png" for i in (4, 5, 6)]

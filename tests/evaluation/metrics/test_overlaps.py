@@ -15,9 +15,9 @@ from deeplab2_lite.evaluation.metrics import overlaps
 from deeplab2_lite.evaluation.metrics.exact_sums import fraction_sums, sum_fractions
 
 
-@pytest.fixture(scope="module", params=[1, 3, 2**16])
+@pytest.fixture(scope="module", params=[8, 24, 2**18])
 def piece(request):
-    """Pixels that are compared at once: as few as find the seams."""
+    """Bytes that are compared at once: as few as find the seams."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(overlaps, "_PIECE", request.param)
         yield request.param
@@ -38,6 +38,31 @@ def test_runs_begin_where_any_map_changes(piece, seed, size, count):
     maps = [np.random.default_rng((seed, i)).integers(0, 2, size=size) for i in range(count)]
     changes = [i for i in range(size) if i == 0 or any(values[i] != values[i - 1] for values in maps)]
     assert overlaps.run_starts(*maps).tolist() == changes
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(0, 25), st.integers(1, 3))
+def test_runs_begin_where_any_channel_changes(piece, seed, size, channels):
+    maps = [np.random.default_rng((seed, i)).choice([0, 0, 0, 7], (size, channels)).astype(np.uint8) for i in range(2)]
+    joined = np.concatenate(maps, axis=1)
+    changes = [i for i in range(size) if i == 0 or (joined[i] != joined[i - 1]).any()]
+    assert overlaps.run_starts(*maps).tolist() == changes
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(1, 6), st.integers(1, 6), st.sampled_from([2, 2**31 - 1]))
+def test_overlaps_of_runs_are_those_of_maps(seed, height, width, largest):
+    rng = np.random.default_rng(seed)
+    maps, runs = [], []
+    for _ in range(2):
+        values = rng.choice([0, 0, 0, 1, largest], (height, width))
+        starts = overlaps.run_starts(values.ravel())
+        # A run may be followed by one of the same id.
+        starts = np.union1d(starts, rng.integers(0, values.size, rng.integers(3)))
+        maps.append(values)
+        runs.append(overlaps.Runs(starts, values.ravel()[starts], (height, width)))
+        assert runs[-1].lengths.sum() == values.size
+    for ours, theirs in zip(overlaps.overlaps_of_runs(*runs), overlaps.count_overlaps(*maps), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+        assert ours.dtype == np.int64
 
 
 def test_a_map_of_many_pieces():
