@@ -18,6 +18,7 @@ from deeplab2_lite.config_validation import validate
 from deeplab2_lite.dataset_info import FILE_NAME, DatasetInfo, load_dataset_info, load_preset
 from deeplab2_lite.errors import UserError, nearest_name
 from deeplab2_lite.files import packaged_configs, write_text_atomically
+from deeplab2_lite.yaml_files import parse_yaml, read_yaml
 
 # TensorFlow's widest integers.
 _INTEGER_LIMIT = 2**63
@@ -89,10 +90,9 @@ def parse_overrides(text: str) -> dict[str, Any]:
         if not separator or not key:
             raise UserError(f"override {item.strip()!r}: expected key=value, such as train.batch_size=8")
         try:
-            parsed = yaml.safe_load(value)
-        except (yaml.YAMLError, ValueError):
-            # A ValueError comes of what looks like a date and is none.
-            raise UserError(f"{key}: the value {value!r} is not valid YAML") from None
+            parsed = parse_yaml(value)
+        except UserError as error:
+            raise UserError(f"{key}: the value {value!r} is {error}") from None
         for part in reversed(key.split(".")):
             parsed = {part: parsed}
         result = _merge(result, parsed)
@@ -155,12 +155,7 @@ def resolve_dataset_info(config: ExperimentConfig) -> DatasetInfo:
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
-    except (yaml.YAMLError, ValueError) as error:
-        raise UserError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from None
+    content = read_yaml(path)
     if content is None:
         return {}
     if not isinstance(content, dict):
