@@ -10,6 +10,8 @@ import threading
 
 from deeplab2_lite.errors import UserError
 
+_LAST_PORT = 65535
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the flags of the command.
@@ -35,6 +37,9 @@ def run(arguments: argparse.Namespace) -> None:
     Raises:
         UserError: The port is taken.
     """
+    for flag in ("port", "worker_port"):
+        if not 0 <= getattr(arguments, flag) <= _LAST_PORT:
+            raise UserError(f"--{flag}: expected 0 (any free one) to {_LAST_PORT}, got {getattr(arguments, flag)}")
     import tensorflow as tf
 
     service = tf.data.experimental.service

@@ -1,7 +1,8 @@
 """Reading users' images and label images so that no pixel is ever silently wrong.
 
 Every odd image is either converted to what it shows (grey, palette, CMYK, opaque alpha, EXIF rotation)
-or refused by name with what to do about it (16 bits, transparency, several pages, cut off).
+or refused by name with what to do about it (16 bits, transparency, several pages, cut off). Label images bear
+the orientation of their EXIF, too: image and label are compared as they are looked at.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import io
 import struct
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -20,12 +22,17 @@ from deeplab2_lite.data.plain_png import decode_plain_png
 from deeplab2_lite.data.record_format import encode_png
 from deeplab2_lite.errors import UserError
 
-HighDepth = Literal["refuse", "full_range", "per_image"]
+HighDepth = Literal["refuse", "full_range", "per_image", "percentile"]
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".gif")
 
 _EXIF_ORIENTATION = 0x0112
 _TIFF_BITS_PER_SAMPLE = 258
+_TIFF_PHOTOMETRIC = 262
+_TIFF_SAMPLE_FORMAT = 339
+_WHITE_IS_ZERO = 0
+_SIGNED = 2
+_PERCENTILES = (0.1, 99.9)
 _PNG_END = b"IEND\xaeB`\x82"
 _ALPHA_MODES = ("RGBA", "LA", "PA", "La", "RGBa")
 
@@ -92,7 +99,8 @@ def read_rgb(path: str | Path, high_depth: HighDepth = "refuse") -> np.ndarray:
     Args:
         path: An image file.
         high_depth: 16-bit grey images are refused, or scaled to 8 bits: "full_range" maps 0..65535,
-            "per_image" each image's own minimum and maximum, to 0..255.
+            "per_image" each image's own minimum and maximum, "percentile" its percentiles 0.1 and 99.9
+            (beyond them it is black and white, so that a hot pixel does not darken all others), to 0..255.
 
     Returns:
         uint8 [height, width, 3].
@@ -122,6 +130,9 @@ def read_instance_ids(path: str | Path) -> np.ndarray:
     with _opened(path, _read_bytes(path)) as image:
         if image.format == "JPEG":
             raise UserError(f"{path}: labels must be stored without loss, as PNG or TIFF; this is a JPEG")
+        if _tiff_value(image, _TIFF_PHOTOMETRIC) == _WHITE_IS_ZERO:
+            # Pillow turns some depths of them round, and others not.
+            raise UserError(f"{path}: a TIFF in which white is 0, so that 0 may be no background; save it as a PNG")
         if image.mode not in ("1", "L", "P", "I") and not image.mode.startswith("I;16"):
             raise UserError(f"{path}: expected one channel of integer ids (0 = background), got mode {image.mode}")
         ids = np.asarray(ImageOps.exif_transpose(image)).astype(np.int64)
@@ -152,7 +163,7 @@ def read_rgb_label(path: str | Path) -> np.ndarray:
             raise UserError(
                 f"{path}: expected an 8-bit RGB PNG of segment ids, got {image.format} of mode {image.mode}"
             )
-        return np.asarray(image)
+        return np.asarray(ImageOps.exif_transpose(image))
 
 
 def _read_bytes(path: Path) -> bytes:
@@ -165,12 +176,21 @@ def _read_bytes(path: Path) -> bytes:
 @contextlib.contextmanager
 def _opened(path: Path, encoded: bytes) -> Iterator[Image.Image]:
     """Opens and fully decodes an image of one page."""
+    with warnings.catch_warnings():
+        # Of images half as large as what is refused, and of unreadable EXIF: they name no file.
+        warnings.simplefilter("ignore")
+        with _decoded(path, encoded) as image:
+            yield image
+
+
+def _decoded(path: Path, encoded: bytes) -> Image.Image:
     try:
         image = Image.open(io.BytesIO(encoded))
         # MPO is a photograph whose further frames are previews.
         if getattr(image, "n_frames", 1) > 1 and image.format != "MPO":
             raise UserError(f"{path}: expected a single image, got {image.n_frames} pages; store each as its own file")
         image.load()
+        return image
     except UserError:
         raise
     except UnidentifiedImageError:
@@ -179,8 +199,6 @@ def _opened(path: Path, encoded: bytes) -> Iterator[Image.Image]:
         raise UserError(f"{path}: more pixels than Pillow's limit of {2 * Image.MAX_IMAGE_PIXELS}; cut it") from None
     except (OSError, SyntaxError, ValueError, EOFError, struct.error) as error:
         raise UserError(f"{path}: damaged or cut off ({' '.join(str(error).split())})") from None
-    with image:
-        yield image
 
 
 def _is_plain(image: Image.Image, encoded: bytes) -> bool:
@@ -196,6 +214,7 @@ def _is_plain(image: Image.Image, encoded: bytes) -> bool:
 def _to_rgb(path: Path, image: Image.Image, encoded: bytes, high_depth: HighDepth) -> np.ndarray:
     bits = _bit_depth(image, encoded)
     is_sixteen_bit_grey = image.mode.startswith("I;16") or (image.mode == "I" and bits == 16)
+    _refuse_ambiguous(path, image, bits)
     image = ImageOps.exif_transpose(image)
     if is_sixteen_bit_grey:
         return np.asarray(Image.fromarray(_to_eight_bits(path, np.asarray(image), high_depth)).convert("RGB"))
@@ -208,15 +227,35 @@ def _to_rgb(path: Path, image: Image.Image, encoded: bytes, high_depth: HighDept
     return np.asarray(image.convert("RGB"))
 
 
+def _refuse_ambiguous(path: Path, image: Image.Image, bits: int) -> None:
+    """Refuses what decoders show differently, and Pillow without a word."""
+    if bits == 16 and _tiff_value(image, _TIFF_PHOTOMETRIC) == _WHITE_IS_ZERO:
+        raise UserError(f"{path}: a TIFF of 16 bits in which white is 0; save it with black as 0 first")
+    if bits <= 16 and _tiff_value(image, _TIFF_SAMPLE_FORMAT) == _SIGNED:
+        raise UserError(f"{path}: holds signed numbers; expected unsigned ones, save it as such first")
+    if image.format == "JPEG" and image.mode == "CMYK" and "adobe" not in image.info:
+        raise UserError(f"{path}: a CMYK JPEG that does not say whether its inks are inverted; convert it to RGB first")
+
+
 def _to_eight_bits(path: Path, values: np.ndarray, high_depth: HighDepth) -> np.ndarray:
     if high_depth == "refuse":
         raise UserError(
-            f"{path}: 16 bits a pixel; say how to scale it with --high_depth=full_range (0..65535 to 0..255) or "
-            "--high_depth=per_image (each image's minimum..maximum to 0..255)"
+            f"{path}: 16 bits a pixel; expected 8, or for 'convert' and 'predict' alike --high_depth=full_range "
+            "(0..65535 to 0..255), per_image (each image's minimum..maximum) or percentile (its percentiles 0.1..99.9)"
         )
     values = values.astype(np.float64)
-    low, high = (0.0, 65535.0) if high_depth == "full_range" else (values.min(), values.max())
-    return np.rint((values - low) * (255.0 / max(high - low, 1.0))).astype(np.uint8)
+    if high_depth == "full_range":
+        low, high = 0.0, 65535.0
+    else:
+        low, high = np.percentile(values, (0, 100) if high_depth == "per_image" else _PERCENTILES)
+    return np.rint((np.clip(values, low, high) - low) * (255.0 / max(high - low, 1.0))).astype(np.uint8)
+
+
+def _tiff_value(image: Image.Image, tag: int) -> int | None:
+    if image.format != "TIFF":
+        return None
+    value = image.tag_v2.get(tag)
+    return value[0] if isinstance(value, tuple) else value
 
 
 def _bit_depth(image: Image.Image, encoded: bytes) -> int:

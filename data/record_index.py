@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,8 +13,10 @@ import numpy as np
 import tensorflow as tf
 
 from deeplab2_lite.data.record_format import FILENAME_KEY
-from deeplab2_lite.data.records import list_shards, scan_offsets
+from deeplab2_lite.data.records import check_decodable, list_shards, scan_offsets
 from deeplab2_lite.errors import UserError
+
+_SEARCH_SECONDS = 60.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -150,7 +153,45 @@ def reading_error(error: Exception, index: RecordIndex) -> UserError | None:
     service = re.search(r"UserError: (data\.service: .*)", text)
     if service:
         return UserError(service[1])
-    return UserError(f"{folder}: a record cannot be read ({text.splitlines()[0]})")
+    found = _faulty_record(index)
+    if found is not None:
+        return UserError(f"{folder}: {found}")
+    return UserError(f"{folder}: a record cannot be read; 'deeplab2-lite inspect {folder}' says which")
+
+
+def _faulty_record(index: RecordIndex) -> str | None:
+    """Names the first record that cannot be decoded, and why; None if none is found in a minute."""
+    read, end = record_reader(index), time.monotonic() + _SEARCH_SECONDS
+    place = 0
+    checked = tf.data.Dataset.range(len(index)).map(
+        lambda record: check_decodable(read(record)), tf.data.AUTOTUNE, deterministic=True
+    )
+    try:
+        for _ in checked:
+            place += 1
+            if time.monotonic() > end:
+                return None
+    except tf.errors.OpError:
+        return f"{_name_and_fault(index, read, place)}; 'deeplab2-lite inspect' lists all that are at fault"
+    return None
+
+
+def _name_and_fault(index: RecordIndex, read: Callable[[tf.Tensor], tf.Tensor], record: int) -> str:
+    shard = index.shard_index[record]
+    name = f"{index.shards[shard].name} record {record - int(np.searchsorted(index.shard_index, shard))}"
+    try:
+        serialized = read(tf.constant(record, tf.int64))
+    except tf.errors.OpError:
+        return f"{name}: damaged; its checksum (CRC) is not that of its data"
+    try:
+        features = tf.io.parse_single_example(serialized, {FILENAME_KEY: tf.io.FixedLenFeature([], tf.string, "")})
+        filename = features[FILENAME_KEY].numpy().decode(errors="replace")
+        name += f" ({filename})" if filename else ""
+        check_decodable(serialized)
+    except tf.errors.OpError as error:
+        said = re.sub(r"\{\{.*?\}\}\s*|\s*\[Op:.*", "", error.message.splitlines()[0])
+        return f"{name}: cannot be decoded ({said})"
+    return f"{name}: cannot be read"
 
 
 def refusal(text: str) -> str | None:

@@ -25,6 +25,7 @@ from deeplab2_lite.dataset_info import DatasetInfo, deeplab2_preset_of
 __all__ = [
     "ParsedRecord",
     "RecordOffsets",
+    "check_decodable",
     "decode_image",
     "decode_panoptic",
     "decode_panoptic_tensor",
@@ -131,7 +132,8 @@ def decode_image(encoded: tf.Tensor, filename: tf.Tensor) -> tf.Tensor:
     """
     is_jpeg = tf.io.is_jpeg(encoded)
     is_png = tf.equal(tf.strings.substr(encoded, 0, 8), _PNG_SIGNATURE)
-    check = require(is_jpeg | is_png, [filename, f": {IMAGE_KEY}: expected a PNG or JPEG image"])
+    found = tf.where(tf.equal(encoded, ""), "; the record holds none, or is of another schema", "")
+    check = require(is_jpeg | is_png, [filename, f": {IMAGE_KEY}: expected a PNG or JPEG image", found])
     with tf.control_dependencies([check]):
         image = tf.cond(
             is_jpeg,
@@ -140,6 +142,24 @@ def decode_image(encoded: tf.Tensor, filename: tf.Tensor) -> tf.Tensor:
             lambda: tf.io.decode_png(encoded, channels=3),
         )
     return tf.ensure_shape(image, [None, None, 3])
+
+
+def check_decodable(serialized: tf.Tensor) -> tf.Tensor:
+    """Decodes the parts of a record, whatever its label space.
+
+    Args:
+        serialized: As for `parse_record`.
+
+    Returns:
+        Pixels of image and label, int32 scalar.
+
+    Raises:
+        tf.errors.InvalidArgumentError: It is no `tf.train.Example` of this schema, or an image in it is damaged.
+    """
+    features = tf.io.parse_single_example(serialized, _FEATURES)
+    image, label = decode_image(features[IMAGE_KEY], features[FILENAME_KEY]), features[LABEL_KEY]
+    is_png = tf.equal(tf.strings.substr(label, 0, 8), _PNG_SIGNATURE)
+    return tf.size(image) + tf.cond(is_png, lambda: tf.size(tf.io.decode_png(label)), lambda: 0)
 
 
 def _decode_label(features: dict[str, tf.Tensor], info: DatasetInfo, filename: tf.Tensor) -> tf.Tensor:

@@ -172,7 +172,10 @@ def assign(targets: Mapping[str, tf.Variable], values: Mapping[str, np.ndarray],
             raise UserError(f"{what}: no value for '{name}'; the checkpoint is of another architecture")
         expected, found = tuple(targets[name].shape), tuple(np.shape(values[name]))
         if expected != found:
-            raise UserError(f"{what}: '{name}' has shape {list(found)}, expected {list(expected)}")
+            raise UserError(
+                f"{what}: '{name}' has shape {list(found)}, expected {list(expected)}; "
+                "another architecture or number of classes"
+            )
     surplus = [name for name in values if name not in targets]
     if surplus:
         raise UserError(f"{what}: '{surplus[0]}' is not in the model; the checkpoint is of another architecture")

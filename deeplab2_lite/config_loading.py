@@ -13,11 +13,12 @@ from typing import Any, Literal, Union
 
 import yaml
 
-from deeplab2_lite.config import ExperimentConfig
+from deeplab2_lite.config import DataConfig, ExperimentConfig
 from deeplab2_lite.config_validation import validate
 from deeplab2_lite.dataset_info import FILE_NAME, DatasetInfo, load_dataset_info, load_preset
 from deeplab2_lite.errors import UserError, nearest_name
 from deeplab2_lite.files import packaged_configs, write_text_atomically
+from deeplab2_lite.yaml_files import parse_yaml, read_yaml
 
 # TensorFlow's widest integers.
 _INTEGER_LIMIT = 2**63
@@ -89,10 +90,9 @@ def parse_overrides(text: str) -> dict[str, Any]:
         if not separator or not key:
             raise UserError(f"override {item.strip()!r}: expected key=value, such as train.batch_size=8")
         try:
-            parsed = yaml.safe_load(value)
-        except (yaml.YAMLError, ValueError):
-            # A ValueError comes of what looks like a date and is none.
-            raise UserError(f"{key}: the value {value!r} is not valid YAML") from None
+            parsed = parse_yaml(value)
+        except UserError as error:
+            raise UserError(f"{key}: the value {value!r} is {error}") from None
         for part in reversed(key.split(".")):
             parsed = {part: parsed}
         result = _merge(result, parsed)
@@ -144,7 +144,9 @@ def resolve_dataset_info(config: ExperimentConfig) -> DatasetInfo:
     """
     data = config.data
     if data.dataset_info is not None:
-        return load_dataset_info(data.dataset_info)
+        info = load_dataset_info(data.dataset_info)
+        _check_against_records(info, data)
+        return info
     if data.dir is not None:
         if not Path(data.dir).is_dir():
             raise UserError(f"data.dir: no folder {data.dir}; expected one written by 'deeplab2-lite convert'")
@@ -155,17 +157,26 @@ def resolve_dataset_info(config: ExperimentConfig) -> DatasetInfo:
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
-    except (yaml.YAMLError, ValueError) as error:
-        raise UserError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from None
+    content = read_yaml(path)
     if content is None:
         return {}
     if not isinstance(content, dict):
         raise UserError(f"{path}: expected a mapping of settings, got {type(content).__name__}")
     return content
+
+
+def _check_against_records(info: DatasetInfo, data: DataConfig) -> None:
+    """Refuses ids that mean something else in the records, unless `stored` says how these are numbered."""
+    if data.dir is None or info.stored is not None or not (Path(data.dir) / FILE_NAME).is_file():
+        return
+    theirs = load_dataset_info(data.dir)
+    for key in ("num_classes", "ignore_label", "label_divisor"):
+        ours, found = getattr(info, key), getattr(theirs, key)
+        if ours != found:
+            raise UserError(
+                f"data.dataset_info: {data.dataset_info} has {key} {ours}, {Path(data.dir) / FILE_NAME} has {found}; "
+                "expected the label space of the records"
+            )
 
 
 def _merge(base: Mapping[str, Any], update: Mapping[str, Any]) -> dict[str, Any]:

@@ -9,8 +9,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from deeplab2_lite.errors import UserError, nearest_name
 from deeplab2_lite.files import packaged_configs, read_json
 from deeplab2_lite.label_space import (
@@ -22,6 +20,7 @@ from deeplab2_lite.label_space import (
     label_space_difference,
 )
 from deeplab2_lite.stored_labels import stored_labels_from_dict
+from deeplab2_lite.yaml_files import read_yaml
 
 __all__ = [
     "FILE_NAME",
@@ -162,10 +161,7 @@ def _preset_paths() -> dict[str, Path]:
 
 
 def _from_yaml(path: Path) -> DatasetInfo:
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise UserError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from None
+    content = read_yaml(path)
     if not isinstance(content, dict):
         raise UserError(f"{path}: expected a mapping with 'name' and 'classes'")
     valid = ("name", "ignore_label", "label_divisor", "stuff_area_limit", "splits", "stored", "classes")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,7 +13,7 @@ import tf_keras as keras
 from deeplab2_lite.checkpoints import CheckpointStore, assign, named_weights
 from deeplab2_lite.config import ExperimentConfig
 from deeplab2_lite.config_loading import load_config
-from deeplab2_lite.dataset_info import DatasetInfo, label_space_difference, load_dataset_info
+from deeplab2_lite.dataset_info import FILE_NAME, DatasetInfo, label_space_difference, load_dataset_info
 from deeplab2_lite.errors import UserError
 from deeplab2_lite.inference import InferenceSettings, inference_function, result_from_tensors
 from deeplab2_lite.model import build_model
@@ -21,6 +22,8 @@ from deeplab2_lite.postprocessing.segmentation import PanopticResult
 
 CONFIG_FILE = "config.yaml"
 CHECKPOINTS = "checkpoints"
+_EXPORT = "expected an export of 'deeplab2-lite train --mode=export'"
+_OUTPUTS = ("panoptic_pred", "semantic_pred", "instance_pred", "instance_score", "instance_class_id")
 
 
 class TrainedModel(NamedTuple):
@@ -80,10 +83,13 @@ def load_model(path: str | Path) -> Any:
     if is_model_dir(path):
         return load_model_dir(path).network
     if is_saved_model(path):
-        return tf.saved_model.load(str(path))
+        return _read_saved_model(path)
     if path.is_file() and path.suffix == ".keras":
-        return keras.models.load_model(path)
-    raise UserError(_nothing_to_load(path))
+        try:
+            return keras.models.load_model(path)
+        except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
+            raise UserError(f"{path}: cannot be read as a .keras file ({_first_line(error)})") from None
+    raise UserError(_nothing_to_load(path, or_file=True))
 
 
 def load_model_dir(path: str | Path, step: int | None = None, overrides: str = "") -> TrainedModel:
@@ -103,8 +109,8 @@ def load_model_dir(path: str | Path, step: int | None = None, overrides: str = "
     """
     path = Path(path)
     if not is_model_dir(path):
-        raise UserError(_nothing_to_load(path))
-    config, info = load_config(path / CONFIG_FILE, overrides), load_dataset_info(path)
+        raise UserError(_nothing_to_load(path, or_file=False))
+    config, info = load_config(path / CONFIG_FILE, overrides), _label_space_of(path, "a folder that training wrote")
     store = CheckpointStore(path / CHECKPOINTS)
     checkpoint = store.load(step)
     network = build_model(config, info.num_classes)
@@ -188,22 +194,43 @@ def is_saved_model(path: Path) -> bool:
 
 
 def _load_saved_model(path: Path) -> LoadedInference:
-    loaded = tf.saved_model.load(str(path))
+    loaded = _read_saved_model(path)
     signature = loaded.signatures.get("serving_default")
     if signature is None or "images" not in signature.structured_input_signature[1]:
-        raise UserError(f"{path}: no signature 'serving_default' with an input 'images'; expected an export of ours")
+        raise UserError(f"{path}: no signature 'serving_default' with an input 'images'; {_EXPORT}")
+    info = _label_space_of(path / "assets", _EXPORT.removeprefix("expected "))
+    missing = [name for name in _OUTPUTS if name not in signature.structured_outputs]
+    if missing:
+        raise UserError(f"{path}: signature 'serving_default' has no output '{missing[0]}'; {_EXPORT}")
 
     def run(images: tf.Tensor) -> tuple[PanopticResult, tf.Tensor]:
         # Keeps the SavedModel alive as long as its function.
         return result_from_tensors(loaded.signatures["serving_default"](images=images))
 
-    return LoadedInference(run, load_dataset_info(path / "assets"))
+    return LoadedInference(run, info)
 
 
-def _nothing_to_load(path: Path) -> str:
+def _read_saved_model(path: Path) -> Any:
+    try:
+        return tf.saved_model.load(str(path))
+    except (OSError, ValueError, LookupError, RuntimeError, tf.errors.OpError) as error:
+        raise UserError(f"{path}: damaged or incomplete SavedModel ({_first_line(error)})") from None
+
+
+def _label_space_of(folder: Path, expected: str) -> DatasetInfo:
+    if not (folder / FILE_NAME).is_file():
+        raise UserError(f"{folder}: no {FILE_NAME}; expected {expected}, with all its files")
+    return load_dataset_info(folder)
+
+
+def _nothing_to_load(path: Path, or_file: bool) -> str:
     if not path.exists():
-        return f"{path}: no such file or folder; expected a model folder, a SavedModel or a .keras file"
-    return (
-        f"{path}: neither a model folder ({CONFIG_FILE} and {CHECKPOINTS}/), a SavedModel (saved_model.pb) "
-        "nor a .keras file"
-    )
+        others = ", a SavedModel or a .keras file" if or_file else " or a SavedModel"
+        return f"{path}: no such file or folder; expected a model folder{others}"
+    others = ", a SavedModel (saved_model.pb) nor a .keras file" if or_file else " nor a SavedModel (saved_model.pb)"
+    return f"{path}: neither a model folder ({CONFIG_FILE} and {CHECKPOINTS}/){others}"
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).splitlines()
+    return lines[0][:200] if lines else type(error).__name__

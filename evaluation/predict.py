@@ -10,6 +10,7 @@ import numpy as np
 from tqdm import tqdm
 
 from deeplab2_lite import __version__
+from deeplab2_lite.data.conversion.options import add_high_depth_argument
 from deeplab2_lite.data.images import SUFFIXES, read_rgb
 from deeplab2_lite.dataset_info import DatasetInfo
 from deeplab2_lite.errors import UserError
@@ -46,6 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="also scored instance masks: instances.json (COCO results), or instances/*_pred.txt with masks, as "
         "cityscapesScripts reads them",
     )
+    add_high_depth_argument(parser)
     add_view_arguments(parser)
     parser.epilog = (
         "After an error or Ctrl-C the JSON files hold the images done so far, and the same command goes on with the "
@@ -84,7 +86,7 @@ def run(arguments: argparse.Namespace) -> None:
     try:
         for path in tqdm([p for p in paths if p.name not in done], desc="predict", unit="image", disable=None):
             stamp = file_stamp(path)
-            image = read_rgb(path)
+            image = read_rgb(path, arguments.high_depth)
             result = predictor(image)
             overlay = overlay_panoptic(image, result.panoptic, predictor.info)
             with writing_to(folder):
@@ -186,4 +188,5 @@ def _command(arguments: argparse.Namespace) -> dict[str, Any]:
         "settings": overrides_of(arguments),
         "input": str(Path(arguments.input).resolve()),
         "instances": arguments.instances,
+        "high_depth": arguments.high_depth,
     }

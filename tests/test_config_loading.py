@@ -283,7 +283,7 @@ def test_parsing_of_overrides(text, expected):
 def test_overrides_that_are_refused(text, message):
     with pytest.raises(UserError) as caught:
         parse_overrides(text)
-    assert str(caught.value) == message
+    assert str(caught.value).startswith(message) and "\n" not in str(caught.value)
 
 
 AWKWARD = st.text("ab1 é漢😀,;:#='\"[]{}\\&*!|>%@`-~\n\t", max_size=12)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -32,7 +33,13 @@ def test_dataset_info_wins_then_the_folder_then_shapes(tmp_path):
     own = own_info(tmp_path / "records")
     folder = f"data.dir={json.dumps(str(tmp_path / 'records'))}"
     assert resolve_dataset_info(load_config((), folder)) == own
-    assert resolve_dataset_info(load_config((), f"{folder},data.dataset_info=cityscapes")).name == "cityscapes"
+    (tmp_path / "other").mkdir()
+    other = dataclasses.replace(own, name="other", stuff_area_limit=9).save(tmp_path / "other")
+    overridden = load_config((), f"{folder},data.dataset_info={json.dumps(str(other))}")
+    assert resolve_dataset_info(overridden).name == "other"
+    # The ids of the records would be those of other classes.
+    with pytest.raises(UserError, match=r"data\.dataset_info: cityscapes has num_classes 19, .* has 1; expected the"):
+        resolve_dataset_info(load_config((), f"{folder},data.dataset_info=cityscapes"))
     # It need not even be there when the label space is named.
     assert resolve_dataset_info(load_config((), "data.dir=/nowhere,data.dataset_info=coco")).name == "coco"
     assert resolve_dataset_info(load_config((), "data.shapes={}")).name == "shapes"

@@ -55,7 +55,10 @@ class Experiment:
         check_batch_size("train.batch_size", config.train.batch_size, self.strategy)
         check_batch_size("evaluation.batch_size", config.evaluation.batch_size, self.strategy)
         self.config = config = _with_static_evaluation(config, self.strategy)
-        model_dir.mkdir(parents=True, exist_ok=True)
+        try:
+            model_dir.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"--model_dir: {model_dir}: expected a folder ({error.strerror})") from None
         self.data_dir = _prepare_data(config, model_dir)
         self.info = resolve_dataset_info(config)
         self.store = CheckpointStore(model_dir / CHECKPOINTS, config.train.max_to_keep)

@@ -81,6 +81,8 @@ def _load(arguments: argparse.Namespace) -> ExperimentConfig:
     if not sources and arguments.model_dir and saved.is_file():
         # A run goes on, is evaluated and exported with the settings that it was started with.
         sources = [saved]
+    if not sources and arguments.model_dir and (saved.parent / "checkpoints").is_dir():
+        raise UserError(f"{saved}: no such file, but checkpoints beside it; expected that with which they were trained")
     config = load_config(sources or [DEFAULT_EXPERIMENT], arguments.params_override)
     if arguments.tpu is not None:
         config = dataclasses.replace(config, runtime=dataclasses.replace(config.runtime, tpu=arguments.tpu))

@@ -56,8 +56,9 @@ def add_high_depth_argument(parser: argparse.ArgumentParser) -> None:
         "--high_depth",
         choices=get_args(HighDepth),
         default="refuse",
-        help="16-bit grey images: refuse them, or scale 0..65535 (full_range) or each image's minimum..maximum "
-        "(per_image) to 0..255 (default: %(default)s)",
+        help="16-bit grey images: refuse them, or scale 0..65535 (full_range), each image's minimum..maximum "
+        "(per_image) or its percentiles 0.1..99.9 (percentile) to 0..255; the same for 'convert' and 'predict' "
+        "(default: %(default)s)",
     )
 
 

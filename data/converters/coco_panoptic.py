@@ -14,11 +14,17 @@ from typing import Any, NamedTuple
 
 from deeplab2_lite.data.conversion.label_statistics import ConvertedRecord
 from deeplab2_lite.data.conversion.labelled_record import Segment, labelled_record
-from deeplab2_lite.data.conversion.options import add_label_divisor_argument, add_output_arguments, read_sources, write
+from deeplab2_lite.data.conversion.options import (
+    add_high_depth_argument,
+    add_label_divisor_argument,
+    add_output_arguments,
+    read_sources,
+    write,
+)
 from deeplab2_lite.data.conversion.output import Conversion
 from deeplab2_lite.data.converters.label_spaces import read_label_space
 from deeplab2_lite.data.converters.segment_maps import listed_segments, read_json_lists, read_panoptic_png
-from deeplab2_lite.data.images import load_image_for_record
+from deeplab2_lite.data.images import HighDepth, load_image_for_record
 from deeplab2_lite.dataset_info import DatasetInfo, dataset_info_from_categories, load_preset
 from deeplab2_lite.errors import UserError
 
@@ -47,9 +53,15 @@ class AnnotatedImage(NamedTuple):
 
 @dataclass(frozen=True)
 class CocoPanopticConverter:
-    """Makes a record of an annotated image. JPEGs are stored byte by byte."""
+    """Makes a record of an annotated image. JPEGs are stored byte by byte.
+
+    Attributes:
+        info: The label space.
+        high_depth: What to do with 16-bit grey images, see `images.read_rgb`.
+    """
 
     info: DatasetInfo
+    high_depth: HighDepth = "refuse"
 
     def __call__(self, item: AnnotatedImage) -> ConvertedRecord:
         """Returns the record of one image.
@@ -58,7 +70,7 @@ class CocoPanopticConverter:
             UserError: A file is damaged, sizes differ, the PNG and the JSON name different segments, or
                 there are more instances of a class than the label divisor holds.
         """
-        image = load_image_for_record(item.image)
+        image = load_image_for_record(item.image, self.high_depth)
         panoptic = read_panoptic_png(item.panoptic, item.segments, self.info)
         return labelled_record(image, item.image, panoptic, item.panoptic, self.info)
 
@@ -92,6 +104,7 @@ def plan(
     *,
     dataset_info: str | Path | DatasetInfo | None = None,
     label_divisor: int | None = None,
+    high_depth: HighDepth = "refuse",
 ) -> Conversion:
     """Finds what is to be converted of splits in COCO-panoptic format.
 
@@ -104,6 +117,7 @@ def plan(
             the JSON files (and the preset "coco" where they are COCO's).
         label_divisor: Panoptic id = class id * label_divisor + instance id; None is that of `dataset_info`, or
             1000.
+        high_depth: What to do with 16-bit grey images, see `images.read_rgb`.
 
     Returns:
         The conversion, for `conversion.convert`.
@@ -115,7 +129,7 @@ def plan(
     known = _info_from_categories(sources, contents) if dataset_info is None else dataset_info
     info = read_label_space(known, label_divisor)
     items = {split: _annotated_images(sources[split], content, info) for split, content in contents.items()}
-    return Conversion(CocoPanopticConverter(info), items)
+    return Conversion(CocoPanopticConverter(info, high_depth), items)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -139,6 +153,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME_OR_FILE",
         help="the label space, its original_id being category ids (default: the categories of the annotations)",
     )
+    add_high_depth_argument(parser)
     add_label_divisor_argument(parser, default=None)
     add_output_arguments(parser)
 
@@ -146,7 +161,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> None:
     """Runs `deeplab2-lite convert coco_panoptic` with parsed options."""
     sources = read_sources(arguments, official_layout, SplitSource)
-    write(plan(sources, dataset_info=arguments.dataset_info, label_divisor=arguments.label_divisor), arguments)
+    conversion = plan(
+        sources,
+        dataset_info=arguments.dataset_info,
+        label_divisor=arguments.label_divisor,
+        high_depth=arguments.high_depth,
+    )
+    write(conversion, arguments)
 
 
 def _read_annotations(source: SplitSource) -> dict[str, Any]:

@@ -14,9 +14,9 @@ from typing import NamedTuple
 
 from deeplab2_lite.config import ClassificationConfig
 from deeplab2_lite.data.conversion.label_statistics import ConvertedRecord, count_image_class
-from deeplab2_lite.data.conversion.options import add_output_arguments, write
+from deeplab2_lite.data.conversion.options import add_high_depth_argument, add_output_arguments, write
 from deeplab2_lite.data.conversion.output import Conversion
-from deeplab2_lite.data.images import SUFFIXES, load_image_for_record
+from deeplab2_lite.data.images import SUFFIXES, HighDepth, load_image_for_record
 from deeplab2_lite.data.record_format import (
     CHANNELS_KEY,
     CLASS_LABEL_KEY,
@@ -50,9 +50,11 @@ class ImageFolderConverter:
 
     Attributes:
         info: The classes.
+        high_depth: What to do with 16-bit grey images, see `images.read_rgb`.
     """
 
     info: DatasetInfo
+    high_depth: HighDepth = "refuse"
 
     def __call__(self, item: ClassImage) -> ConvertedRecord:
         """Returns the record of one image.
@@ -60,7 +62,7 @@ class ImageFolderConverter:
         Raises:
             UserError: It cannot be read faithfully.
         """
-        image = load_image_for_record(item.path)
+        image = load_image_for_record(item.path, self.high_depth)
         serialized = serialize_example(
             {
                 IMAGE_KEY: image.encoded,
@@ -117,13 +119,20 @@ def find_classes(folder: str | Path, splits: Sequence[str]) -> list[str]:
     return sorted(names)
 
 
-def plan(folder: str | Path, *, splits: Sequence[str] = ("train", "val"), name: str = "classes") -> Conversion:
+def plan(
+    folder: str | Path,
+    *,
+    splits: Sequence[str] = ("train", "val"),
+    name: str = "classes",
+    high_depth: HighDepth = "refuse",
+) -> Conversion:
     """Finds what is to be converted of folders of images.
 
     Args:
         folder: Holds `{split}/{class}/` with images.
         splits: Names of the splits.
         name: Name of the data set.
+        high_depth: What to do with 16-bit grey images, see `images.read_rgb`.
 
     Returns:
         The conversion, for `conversion.convert`.
@@ -133,7 +142,7 @@ def plan(folder: str | Path, *, splits: Sequence[str] = ("train", "val"), name: 
     """
     classes = find_classes(folder, splits)
     items = {split: _images(Path(folder) / split, classes) for split in splits}
-    return Conversion(ImageFolderConverter(class_dataset_info(name, classes)), items, _RECORDS_PER_SHARD)
+    return Conversion(ImageFolderConverter(class_dataset_info(name, classes), high_depth), items, _RECORDS_PER_SHARD)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -143,12 +152,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--splits", nargs="+", default=["train", "val"], metavar="NAME", help="splits to convert (default: train val)"
     )
     parser.add_argument("--name", default="classes", help="name of the data set (default: %(default)s)")
+    add_high_depth_argument(parser)
     add_output_arguments(parser)
 
 
 def run(arguments: argparse.Namespace) -> None:
     """Runs `deeplab2-lite convert image_folders` with parsed options."""
-    write(plan(arguments.input, splits=arguments.splits, name=arguments.name), arguments)
+    conversion = plan(arguments.input, splits=arguments.splits, name=arguments.name, high_depth=arguments.high_depth)
+    write(conversion, arguments)
 
 
 def _images(split_folder: Path, classes: Sequence[str]) -> list[ClassImage]:

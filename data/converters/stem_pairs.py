@@ -21,7 +21,7 @@ def pair_by_stem(images: Path, labels: Path, label_kind: str, layout: str) -> li
         Image and label, in the order of their names.
 
     Raises:
-        UserError: A folder is missing, or an image or label stands alone or double.
+        UserError: A folder is missing or empty, or an image or label stands alone or double.
     """
     image_files, label_files = (_files_by_stem(folder, layout) for folder in (images, labels))
     for stem, path in image_files.items():
@@ -30,6 +30,8 @@ def pair_by_stem(images: Path, labels: Path, label_kind: str, layout: str) -> li
     for stem, path in label_files.items():
         if stem not in image_files:
             raise UserError(f"{path}: has no image; expected {images / stem}.png (or {', '.join(SUFFIXES[1:])})")
+    if not image_files:
+        raise UserError(f"{images}: no images; expected {layout} with files ending in {', '.join(SUFFIXES)}")
     return [(image_files[stem], label_files[stem]) for stem in sorted(image_files)]
 
 

@@ -63,6 +63,8 @@ def run(arguments: argparse.Namespace) -> None:
     """
     if arguments.csv and not Path(arguments.csv).parent.is_dir():
         raise UserError(f"--csv: no folder {Path(arguments.csv).parent}")
+    if arguments.csv and Path(arguments.csv).is_dir():
+        raise UserError(f"--csv: {arguments.csv} is a folder; expected a file")
     if arguments.tables:
         for flag in ("experiment", "config_file", "params_override", "input_size", "count", "by"):
             if getattr(arguments, flag):

@@ -127,7 +127,7 @@ def test_evaluation_sees_every_image_once_and_fills_up(index, replicas):
         ),
         ({"image/class/label": b""}, 1, "4.png: image/class/label: expected one label"),
         ({"image/encoded": b""}, 1, "4.png: image/encoded: expected a PNG or JPEG image"),
-        ({"image/encoded": b"\xff\xd8\xff\xe0 cut"}, 1, "a record cannot be read"),
+        ({"image/encoded": b"\xff\xd8\xff\xe0 cut"}, 1, "val-00000-of-00001 record 4 (4.png): cannot be decoded ("),
     ],
 )
 def test_faulty_records_end_in_a_line(tmp_path, changes, first_label, message):

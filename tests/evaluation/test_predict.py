@@ -109,7 +109,7 @@ def red(monkeypatch):
 
 def arguments(folder, **changes):
     values = {"model": ["runs/x"], "input": str(folder / "in"), "output": str(folder / "out" / "deep")}
-    values |= dict.fromkeys(["instances", *VIEW_FLAGS])
+    values |= {"high_depth": "refuse", **dict.fromkeys(["instances", *VIEW_FLAGS])}
     return argparse.Namespace(**{**values, **changes})
 
 
