@@ -130,6 +130,10 @@ class Trainer(orbit.StandardTrainer):
         """Returns what `batch_losses` takes, of a batch of `input_dataset`; part of the step on each replica."""
         return batch
 
+    def rewind(self) -> None:
+        """Starts the input anew where it started."""
+        self.train_dataset = self.train_dataset
+
     def train(self, num_steps: tf.Tensor) -> orbit.runner.Output:
         """Runs `num_steps` steps and returns their mean losses.
 

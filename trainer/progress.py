@@ -68,6 +68,12 @@ class Progress:
             self._stream.flush()
         self._shown, self._shown_step, self._away = now, step, 0.0
 
+    def ends_at(self, last_step: int) -> None:
+        """Takes another last step."""
+        self._last_step = last_step
+        if self._bar is not None:
+            self._bar.total = last_step
+
     def pause(self, seconds: float) -> None:
         """Leaves out seconds that were spent on something else than training, such as evaluation."""
         self._away += seconds
