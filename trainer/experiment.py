@@ -6,7 +6,6 @@ import contextlib
 import dataclasses
 import io
 import time
-from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,14 +23,15 @@ from deeplab2_lite.model import build_model
 from deeplab2_lite.pretrained.weight_files import read_starting_weights, start_from
 from deeplab2_lite.trainer.budget import Plan
 from deeplab2_lite.trainer.classification import ClassificationEvaluator, ClassificationTrainer
+from deeplab2_lite.trainer.curve_writer import CurveWriter
 from deeplab2_lite.trainer.distribution import build_strategy, check_batch_size
 from deeplab2_lite.trainer.evaluator import PanopticEvaluator
 from deeplab2_lite.trainer.loop import PanopticTrainer, steps_until
 from deeplab2_lite.trainer.optimization import build_optimizer, optimizer_variables, plan_values
-from deeplab2_lite.trainer.pace import RunClock
 from deeplab2_lite.trainer.pacing import RunState, keep_pace
 from deeplab2_lite.trainer.preparation import is_classifier, prepare_data, say, with_static_evaluation
 from deeplab2_lite.trainer.progress import Progress
+from deeplab2_lite.trainer.run_clock import RunClock
 from deeplab2_lite.trainer.summaries import ImageSummaries
 
 _POLL_SECONDS = 10.0
@@ -40,7 +40,9 @@ _POLL_SECONDS = 10.0
 class Experiment:
     """A model folder and all that is built for it. Restores the newest checkpoint, if there is one."""
 
-    def __init__(self, config: ExperimentConfig, model_dir: Path, training: bool) -> None:
+    def __init__(
+        self, config: ExperimentConfig, model_dir: Path, training: bool, clock: RunClock | None = None
+    ) -> None:
         """Prepares a run; refuses what cannot work before any of it starts.
 
         Args:
@@ -48,11 +50,12 @@ class Experiment:
             model_dir: Made if it is not there. Holds `config.yaml`, `dataset_info.yaml`, `checkpoints/`,
                 TensorBoard's `train/` and `eval/`, `metrics.json`, `metrics.csv`, `pictures/`, `export/`.
             training: Whether an optimizer is needed.
+            clock: Of the run; None starts it now.
 
         Raises:
             UserError: Data, devices, checkpoint and configuration do not go together.
         """
-        self.clock = RunClock()
+        self.clock = clock or RunClock()
         self.model_dir = model_dir
         self.strategy = build_strategy(config.runtime)
         check_batch_size("train.batch_size", config.train.batch_size, self.strategy)
@@ -172,12 +175,13 @@ class Experiment:
         progress = Progress(self.global_step, self.config.train.steps, train.batch_size)
         # Checkpoints come before pictures, so that what was learnt is safe first; they hold the plan.
         actions = [progress, *([pace, lambda _: progress.ends_at(self.config.train.steps)] if pace else [])]
-        actions.append(self._save_if_due)
+        curve = CurveWriter(self.model_dir, self.global_step, self.clock, train.checkpoint_interval)
+        actions += [curve, self._save_if_due]
         if evaluator is not None and train.image_interval is not None and self.config.model.tasks == "panoptic":
             images = ImageSummaries(
                 evaluator, self.info, self.global_step, train.image_interval, self.model_dir / "train"
             )
-            actions.append(_timed(images, progress))
+            actions.append(progress.leaving_out(images))
         intervals = [train.checkpoint_interval, train.eval_interval, train.image_interval]
 
         def loop_length(step: int) -> int:
@@ -204,14 +208,16 @@ class Experiment:
                 if evaluate and (is_last or (train.eval_interval and self.step % train.eval_interval == 0)):
                     start = time.monotonic()
                     with _quiet():
-                        controller.evaluate()
+                        curve.evaluated(controller.evaluate())
                     progress.pause(time.monotonic() - start)
                     if pace is not None:
                         pace.evaluated(time.monotonic() - start)
                 if is_last:
                     break
+            curve.close()
         except KeyboardInterrupt:
             self.save()
+            curve.close()
             raise
         finally:
             progress.close()
@@ -280,15 +286,6 @@ class Experiment:
     def _require_checkpoint(self) -> None:
         if self.store.latest_step() is None:
             raise UserError(f"{self.store.directory}: no checkpoint here; train first")
-
-
-def _timed(action: ImageSummaries, progress: Progress) -> Callable[[Mapping[str, float]], None]:
-    def run(outputs: Mapping[str, float]) -> None:
-        start = time.monotonic()
-        action(outputs)
-        progress.pause(time.monotonic() - start)
-
-    return run
 
 
 def _quiet() -> contextlib.AbstractContextManager[object]:

@@ -1,36 +1,19 @@
-"""Keeping a run within its time: the clock, and a plan that follows the speed of the machine."""
+"""Keeping a run within its time: a plan that follows the speed of the machine."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping
 
 import tensorflow as tf
 
 from deeplab2_lite.trainer.budget import Costs, Plan, affordable_last_step
+from deeplab2_lite.trainer.run_clock import RunClock
 
 # Kept back for the last checkpoint and for what no measurement foresees.
 RESERVE = 0.01
 # The speed is looked at each such share of the time, and followed if the end would be off by more than that.
 _WINDOW = 0.05
 _TOLERANCE = 0.02
-
-
-class RunClock:
-    """Seconds that a run has taken, without those between an interruption and the restart."""
-
-    def __init__(self) -> None:
-        """Starts at 0."""
-        self._start = time.monotonic()
-        self._before = 0.0
-
-    def seconds(self) -> float:
-        """Returns the seconds so far."""
-        return self._before + time.monotonic() - self._start
-
-    def go_on_from(self, seconds: float) -> None:
-        """Adds what was spent before an interruption."""
-        self._before = seconds
 
 
 class Pace:

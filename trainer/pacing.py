@@ -78,7 +78,8 @@ def keep_pace(
 
     def changed(plan: Plan, costs: Costs) -> None:
         experiment.follow(RunState(0.0, plan, costs.step, costs.evaluation))
-        say(f"--budget: {costs.step:.3g} s a step now; {plan.steps} steps fit the time")
+        evaluation = f" and {costs.evaluation:.3g} s an evaluation" if costs.evaluation else ""
+        say(f"--budget: {costs.step:.3g} s a step{evaluation} now; {plan.steps} steps fit the time")
 
     return Pace(
         train.budget_seconds, state.plan, costs, experiment.clock, experiment.global_step, changed, train.steps_per_loop
@@ -106,7 +107,9 @@ def _first_state(experiment: Experiment, costs: Costs) -> RunState:
     plan = first_plan(budget * (1 - RESERVE) - spent, costs, train.optimizer.warmup_steps)
     if plan is None:
         least = (spent + costs.seconds(0, 1)) / (1 - RESERVE)
-        raise UserError(f"--budget: {budget:g} s is too short for a step; expected more than {least:.0f} s here")
+        raise UserError(
+            f"--budget: {budget:g} s is too short: starting took {spent:.0f} s; expected more than {least:.0f} s here"
+        )
     text = f"--budget: {format_seconds(budget)}, {spent:.0f} s of it spent on starting; {costs.step:.3g} s a step"
     if costs.evaluation:
         text += f", {costs.evaluations(0, plan.steps)} evaluation(s) of {costs.evaluation:.0f} s"

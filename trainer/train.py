@@ -14,6 +14,7 @@ from deeplab2_lite.config_loading import load_config, packaged_experiments, pars
 from deeplab2_lite.config_validation import validate
 from deeplab2_lite.errors import UserError
 from deeplab2_lite.trainer.budget import parse_duration
+from deeplab2_lite.trainer.run_clock import RunClock
 
 MODES = ("train", "eval", "train_and_eval", "continuous_eval", "export")
 DEFAULT_EXPERIMENT = "shapes/mobilenet_v3_small"
@@ -53,6 +54,7 @@ def run(arguments: argparse.Namespace) -> None:
     Raises:
         UserError: A setting, path, record or checkpoint is at fault.
     """
+    clock = RunClock()
     config = _load(arguments)
     _check_tasks(config, arguments.mode)
     model_dir = Path(arguments.model_dir or Path("runs") / config.name)
@@ -62,7 +64,7 @@ def run(arguments: argparse.Namespace) -> None:
     mode = arguments.mode
     if mode in ("eval", "export") and not model_dir.is_dir():
         raise UserError(f"--model_dir: no folder {model_dir}; expected one that --mode=train wrote")
-    experiment = Experiment(config, model_dir, training="train" in mode)
+    experiment = Experiment(config, model_dir, training="train" in mode, clock=clock)
     if mode in ("train", "train_and_eval"):
         experiment.train(evaluate=mode == "train_and_eval")
     elif mode == "eval":

@@ -17,8 +17,9 @@ from deeplab2_lite.trainer import train
 from deeplab2_lite.trainer.budget import Costs, Plan, affordable_last_step, first_plan, parse_duration
 from deeplab2_lite.trainer.calibration import measure_evaluation, measure_step
 from deeplab2_lite.trainer.optimization import build_schedule, plan_values
-from deeplab2_lite.trainer.pace import RESERVE, Pace, RunClock
+from deeplab2_lite.trainer.pace import RESERVE, Pace
 from deeplab2_lite.trainer.pacing import RunState
+from deeplab2_lite.trainer.run_clock import RunClock
 
 # ---- durations
 
