@@ -251,8 +251,10 @@ class Experiment:
                 time.sleep(_POLL_SECONDS)
                 continue
             done = self.restore(latest)
-            # A run within a budget may have moved its end.
-            last_step = load_config(self.model_dir / CONFIG_FILE).train.steps
+            saved = load_config(self.model_dir / CONFIG_FILE).train
+            if saved.budget_seconds is not None:
+                # Training has measured its steps since, or moved its end.
+                last_step = saved.steps
             with _quiet():
                 controller.evaluate()
 
