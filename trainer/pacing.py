@@ -112,7 +112,7 @@ def _first_state(experiment: Experiment, costs: Costs) -> RunState:
         )
     text = f"--budget: {format_seconds(budget)}, {spent:.0f} s of it spent on starting; {costs.step:.3g} s a step"
     if costs.evaluation:
-        text += f", {costs.evaluations(0, plan.steps)} evaluation(s) of {costs.evaluation:.0f} s"
+        text += f", {costs.evaluations(0, plan.steps)} evaluation(s) of {costs.evaluation:.3g} s"
     text += f": {plan.steps} steps"
     if plan.warmup_steps < train.optimizer.warmup_steps:
         text += f", {plan.warmup_steps} of them warm-up"
