@@ -27,6 +27,9 @@ _LINES = ("-", "--", ":", "-.")
 _SHOWN = ("PQ", "PQ_things", "mIoU", "detection_AP50", "top_1", "top_5")
 # More markers than that hide the line.
 _MOST_MARKERS = 40
+# Of two ticks, as a share of the axis.
+_TICK_DISTANCE = 0.06
+_ROUND = (1, 2, 5, 10)
 
 
 def plot_run(rows: Sequence[Row], path: str | Path, title: str = "") -> None:
@@ -51,7 +54,7 @@ def plot_run(rows: Sequence[Row], path: str | Path, title: str = "") -> None:
             _draw(panels[1], rows, name, STEP, index, _label(name))
         _dress(panels[1], "evaluation, %")
     panels[-1].set_xlabel("step")
-    panels[-1].xaxis.set_major_locator(MaxNLocator(integer=True))
+    panels[-1].xaxis.set_major_locator(MaxNLocator(integer=True, steps=_ROUND))
     _show_minutes(panels[0], rows)
     figure.suptitle(title, fontsize=11)
     _write(figure, path)
@@ -109,12 +112,32 @@ def _dress(axes: Axes, text: str, legend: bool = True) -> None:
 
 def _show_minutes(axes: Axes, rows: Sequence[Row]) -> None:
     """Writes round minutes above a panel, each at the step of its time."""
-    steps, minutes = [0, *(row[STEP] for row in rows)], [0.0, *(row[SECONDS] / 60 for row in rows)]
-    ticks = [tick for tick in MaxNLocator(6).tick_values(0.0, minutes[-1]) if tick <= minutes[-1]]
     above = axes.secondary_xaxis("top")
-    above.set_xticks(list(np.interp(ticks, minutes, steps)), [f"{tick:g}" for tick in ticks])
+    ticks = minute_ticks(rows, axes.get_xlim()[1] * _TICK_DISTANCE)
+    above.set_xticks([step for step, _ in ticks], [f"{minute:g}" for _, minute in ticks])
     above.set_xlabel("minutes")
     above.spines["top"].set_color("0.7")
+
+
+def minute_ticks(rows: Sequence[Row], distance: float) -> list[tuple[float, float]]:
+    """Returns steps with their minutes.
+
+    Args:
+        rows: Of a run.
+        distance: Steps between two ticks at least, since in an evaluation minutes pass without a step.
+
+    Returns:
+        Pairs, none before the first row: how much of its time was spent on starting is not known.
+    """
+    steps, minutes = [row[STEP] for row in rows], [row[SECONDS] / 60 for row in rows]
+    ticks = MaxNLocator(6, steps=_ROUND).tick_values(minutes[0], minutes[-1])
+    wanted = [tick for tick in ticks if minutes[0] <= tick <= minutes[-1]]
+    found: list[tuple[float, float]] = []
+    for minute in wanted or [round(minutes[-1], 2)]:
+        step = float(np.interp(minute, minutes, steps))
+        if not found or step - found[-1][0] >= distance:
+            found.append((step, float(minute)))
+    return found
 
 
 def _make_logarithmic(axes: Axes) -> None:

@@ -10,7 +10,7 @@ from deeplab2_lite import cli
 from deeplab2_lite.errors import UserError
 from deeplab2_lite.trainer.learning_curve import LearningCurve, figure_columns, loss_columns, read_curve
 from deeplab2_lite.trainer.learning_curve_command import run_names
-from deeplab2_lite.trainer.learning_curve_plot import plot_run, plot_runs
+from deeplab2_lite.trainer.learning_curve_plot import minute_ticks, plot_run, plot_runs
 
 
 def losses(total, rate=0.1):
@@ -99,6 +99,18 @@ def test_a_picture_shows_losses_and_figures_in_colours_of_their_own(tmp_path):
     with Image.open(tmp_path / "with.png") as large, Image.open(tmp_path / "without.png") as small:
         assert large.height > 1.5 * small.height
     assert {(0x00, 0x72, 0xB2), (0xD5, 0x5E, 0x00)} <= colors_of(tmp_path / "with.png")
+
+
+def test_minutes_are_round_and_keep_their_distance():
+    steady = [{"step": step, "seconds": 60.0 + 3 * step} for step in range(20, 401, 20)]
+    ticks = minute_ticks(steady, 24)
+    assert [minute for _, minute in ticks] == [5, 10, 15, 20]
+    assert [step for step, _ in ticks] == pytest.approx([80, 180, 280, 380])
+    # Most of the time is that of an evaluation, in which no step is taken.
+    paused = [{"step": 10, "seconds": 60.0}, {"step": 20, "seconds": 120.0}, {"step": 21, "seconds": 1200.0}]
+    steps = [step for step, _ in minute_ticks(paused, 1.5)]
+    assert len(steps) >= 1 and all(np.diff(steps) >= 1.5)
+    assert minute_ticks([{"step": 6, "seconds": 61.0}], 1.0) == [(6.0, 1.02)]
 
 
 def test_many_runs_have_a_colour_each(tmp_path):
