@@ -132,7 +132,9 @@ class Trainer(orbit.StandardTrainer):
 
     def rewind(self) -> None:
         """Starts the input anew where it started."""
-        self.train_dataset = self.train_dataset
+        # A tf.Module overlooks that an attribute is set to the object that it is already.
+        dataset, self.train_dataset = self.train_dataset, None
+        self.train_dataset = dataset
 
     def train(self, num_steps: tf.Tensor) -> orbit.runner.Output:
         """Runs `num_steps` steps and returns their mean losses.
