@@ -14,6 +14,10 @@ from deeplab2_lite.command import run_command
 # and none of them imports TensorFlow before its flags are read.
 _COMMANDS = {
     "train": ("deeplab2_lite.trainer.train", "train, evaluate and export (--mode)"),
+    "learning-curve": (
+        "deeplab2_lite.trainer.learning_curve_command",
+        "draw losses and figures of runs over each other",
+    ),
     "evaluate": ("deeplab2_lite.evaluation.evaluate_command", "measure a model, or predictions that are files"),
     "predict": ("deeplab2_lite.evaluation.predict", "segment an image or a folder of images"),
     "submit": ("deeplab2_lite.evaluation.submission.command", "make or check files that the benchmark servers take"),

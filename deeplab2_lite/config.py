@@ -250,6 +250,8 @@ class TrainConfig:
 
     Attributes:
         steps: Train up to this step.
+        budget_seconds: Fit the whole run, evaluations and all, into so many seconds: `steps` and the warm-up follow
+            from the speed that is measured. Null trains for `steps`.
         batch_size: Global batch, over all replicas.
         seed: Of initial weights, image order and augmentation; every draw follows from (seed, step).
         steps_per_loop: Steps run on the device between two looks of the host.
@@ -267,6 +269,7 @@ class TrainConfig:
     """
 
     steps: int = 60000
+    budget_seconds: float | None = None
     batch_size: int = 32
     seed: int = 0
     steps_per_loop: int = 50

@@ -93,6 +93,7 @@ _RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "classification.label_smoothing": (lambda v: 0 <= v < 1, "a share in [0, 1)"),
     "classification.dropout": (lambda v: 0 <= v < 1, "a rate in [0, 1)"),
     "train.steps": (_positive, "a positive integer"),
+    "train.budget_seconds": (lambda v: v is None or _positive(v), "a positive number or null"),
     "train.batch_size": (_positive, "a positive integer"),
     "train.steps_per_loop": (_positive, "a positive integer"),
     "train.checkpoint_interval": (_positive, "a positive integer"),

@@ -33,6 +33,7 @@ HELP = {
     "--version": [deeplab2_lite.__version__],
     "train --help": ["--mode", "--model_dir", "--params_override", "continuous_eval", "shapes/mobilenet_v3_small"],
     "evaluate --help": ["--model", "--truth", "--prediction", "--baseline", "--output"],
+    "learning-curve --help": ["--output", "--metric", "--against"],
     "predict --help": ["--model", "--input", "--output", "--instances"],
     "submit --help": ["--model", "--input", "--format", "--check"],
     "import-weights --help": ["--source", "--weights", "--output", "--fresh_logits"],

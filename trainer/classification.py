@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -117,7 +118,7 @@ class ClassificationEvaluator(orbit.AbstractEvaluator):
         Raises:
             UserError: A record cannot be read.
         """
-        steps = -(-len(self._index) // self._batch_size)
+        steps = self._num_batches()
         if num_steps >= 0:
             steps = min(steps, int(num_steps))
         iterator = iter(self._dataset)
@@ -128,6 +129,22 @@ class ClassificationEvaluator(orbit.AbstractEvaluator):
         except tf.errors.OpError as error:
             raise (reading_error(error, self._index) or error) from None
         return self._report(Counts(*totals))
+
+    @property
+    def num_images(self) -> int:
+        """Images of the split."""
+        return len(self._index)
+
+    def rehearse(self) -> Iterator[int]:
+        """Evaluates without a report, to see how long it takes; yields how many images each batch had."""
+        iterator = iter(self._dataset)
+        for _ in range(self._num_batches()):
+            # Reading a figure waits until the device is done.
+            float(self._step(iterator).loss)
+            yield self._batch_size
+
+    def _num_batches(self) -> int:
+        return -(-len(self._index) // self._batch_size)
 
     def _evaluation_step(self, iterator: Any) -> Counts:
         counts = self._strategy.run(self._count, args=(next(iterator),))

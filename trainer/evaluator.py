@@ -97,15 +97,20 @@ class PanopticEvaluator(orbit.AbstractEvaluator):
         """
         evaluation = Evaluation(self._info, self._output_dir / "pictures", self._config.evaluation.pictures)
         with tqdm(total=len(self._index), desc="eval", unit="image", disable=None, leave=False) as bar:
-            for batch, outputs in self._batches(self._step, int(num_steps)):
-                for image, prediction in _images(batch, outputs):
-                    name = record_filenames(self._index, [image.record])[0] if evaluation.wants_picture() else ""
-                    prediction = ImagePrediction(prediction.pop("semantic", None), **prediction)
-                    evaluation.update(image.image, image.panoptic, prediction, name)
-                    bar.update()
+            for count in self._update(evaluation, int(num_steps)):
+                bar.update(count)
         self.report = evaluation.report(int(self._global_step.numpy()))
         self.table = write_report(self.report, self._output_dir)
         return scalars(self.report)
+
+    @property
+    def num_images(self) -> int:
+        """Images of the split."""
+        return len(self._index)
+
+    def rehearse(self) -> Iterator[int]:
+        """Evaluates without a report, to see how long it takes; yields how many images each batch had."""
+        return self._update(Evaluation(self._info), -1)
 
     def snapshots(self, count: int) -> list[Snapshot]:
         """Returns the first images of the split with the network's outputs, for pictures.
@@ -127,6 +132,15 @@ class PanopticEvaluator(orbit.AbstractEvaluator):
             if len(found) >= count:
                 break
         return found
+
+    def _update(self, evaluation: Evaluation, num_steps: int) -> Iterator[int]:
+        for batch, outputs in self._batches(self._step, num_steps):
+            before = evaluation.num_images
+            for image, prediction in _images(batch, outputs):
+                name = record_filenames(self._index, [image.record])[0] if evaluation.wants_picture() else ""
+                prediction = ImagePrediction(prediction.pop("semantic", None), **prediction)
+                evaluation.update(image.image, image.panoptic, prediction, name)
+            yield evaluation.num_images - before
 
     def _batches(self, step: Any, limit: int) -> Iterator[tuple[DeviceBatch, dict[str, Any]]]:
         """Runs a step on each batch; yields each replica's batch and outputs as NumPy arrays."""

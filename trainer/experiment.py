@@ -5,31 +5,33 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import io
-import sys
 import time
-from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import orbit
 import tensorflow as tf
 
-from deeplab2_lite.checkpoints import CheckpointStore, assign, named_optimizer_state, named_weights
+from deeplab2_lite.checkpoints import Checkpoint, CheckpointStore, assign, named_optimizer_state, named_weights
 from deeplab2_lite.config import ExperimentConfig
-from deeplab2_lite.config_loading import config_to_dict, resolve_dataset_info, save_config
-from deeplab2_lite.data import shapes
+from deeplab2_lite.config_loading import config_to_dict, load_config, resolve_dataset_info, save_config
 from deeplab2_lite.data.record_index import open_records
-from deeplab2_lite.dataset_info import FILE_NAME
 from deeplab2_lite.errors import UserError
 from deeplab2_lite.export import export_merge, export_saved_model
 from deeplab2_lite.loading import CHECKPOINTS, CONFIG_FILE
 from deeplab2_lite.model import build_model
 from deeplab2_lite.pretrained.weight_files import read_starting_weights, start_from
+from deeplab2_lite.trainer.budget import Plan
 from deeplab2_lite.trainer.classification import ClassificationEvaluator, ClassificationTrainer
-from deeplab2_lite.trainer.distribution import build_strategy, check_batch_size, is_tpu
+from deeplab2_lite.trainer.curve_writer import CurveWriter
+from deeplab2_lite.trainer.distribution import build_strategy, check_batch_size
 from deeplab2_lite.trainer.evaluator import PanopticEvaluator
 from deeplab2_lite.trainer.loop import PanopticTrainer, steps_until
-from deeplab2_lite.trainer.optimization import build_optimizer, optimizer_variables
+from deeplab2_lite.trainer.optimization import build_optimizer, optimizer_variables, plan_values
+from deeplab2_lite.trainer.pacing import RunState, keep_pace
+from deeplab2_lite.trainer.preparation import is_classifier, prepare_data, say, with_static_evaluation
 from deeplab2_lite.trainer.progress import Progress
+from deeplab2_lite.trainer.run_clock import RunClock
 from deeplab2_lite.trainer.summaries import ImageSummaries
 
 _POLL_SECONDS = 10.0
@@ -38,7 +40,9 @@ _POLL_SECONDS = 10.0
 class Experiment:
     """A model folder and all that is built for it. Restores the newest checkpoint, if there is one."""
 
-    def __init__(self, config: ExperimentConfig, model_dir: Path, training: bool) -> None:
+    def __init__(
+        self, config: ExperimentConfig, model_dir: Path, training: bool, clock: RunClock | None = None
+    ) -> None:
         """Prepares a run; refuses what cannot work before any of it starts.
 
         Args:
@@ -46,20 +50,22 @@ class Experiment:
             model_dir: Made if it is not there. Holds `config.yaml`, `dataset_info.yaml`, `checkpoints/`,
                 TensorBoard's `train/` and `eval/`, `metrics.json`, `metrics.csv`, `pictures/`, `export/`.
             training: Whether an optimizer is needed.
+            clock: Of the run; None starts it now.
 
         Raises:
             UserError: Data, devices, checkpoint and configuration do not go together.
         """
+        self.clock = clock or RunClock()
         self.model_dir = model_dir
         self.strategy = build_strategy(config.runtime)
         check_batch_size("train.batch_size", config.train.batch_size, self.strategy)
         check_batch_size("evaluation.batch_size", config.evaluation.batch_size, self.strategy)
-        self.config = config = _with_static_evaluation(config, self.strategy)
+        self.config = config = with_static_evaluation(config, self.strategy)
         try:
             model_dir.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UserError(f"--model_dir: {model_dir}: expected a folder ({error.strerror})") from None
-        self.data_dir = _prepare_data(config, model_dir)
+        self.data_dir = prepare_data(config, model_dir)
         self.info = resolve_dataset_info(config)
         self.store = CheckpointStore(model_dir / CHECKPOINTS, config.train.max_to_keep)
         with self.strategy.scope():
@@ -69,11 +75,16 @@ class Experiment:
                 self._start_from(config.train.init_checkpoint)
             self.global_step = orbit.utils.create_global_step()
             self.optimizer = None
+            self.run_state: RunState | None = None
+            self._plan_values: tf.Variable | None = None
             if training:
-                self.optimizer = build_optimizer(
-                    config.train.optimizer, config.train.steps, self.network.trainable_variables
-                )
+                steps = config.train.steps
+                if config.train.budget_seconds is not None:
+                    plan = Plan(steps, config.train.optimizer.warmup_steps)
+                    steps = self._plan_values = tf.Variable(plan_values(plan), trainable=False)
+                self.optimizer = build_optimizer(config.train.optimizer, steps, self.network.trainable_variables)
         self.restore()
+        config = self.config
         if training or not (model_dir / CONFIG_FILE).is_file():
             # An evaluation with other settings does not change what the run is.
             self.info.save(model_dir)
@@ -101,17 +112,44 @@ class Experiment:
         if self.optimizer is not None:
             state = named_optimizer_state(optimizer_variables(self.optimizer))
             assign(state, checkpoint.optimizer, f"optimizer of {folder} (train.optimizer.name)")
+            self._take_up(checkpoint)
         self.global_step.assign(checkpoint.step)
         return checkpoint.step
+
+    def _take_up(self, checkpoint: Checkpoint) -> None:
+        """Goes on with the time and the plan of an interrupted run."""
+        state = RunState.from_metadata(checkpoint.metadata)
+        self.clock.go_on_from(state.seconds)
+        if self._plan_values is None:
+            return
+        if state.plan is not None:
+            self.run_state = state
+            self._follow(state.plan)
+            say(f"--budget: the run goes on within its time, with the {state.plan.steps} steps planned so far")
+            return
+        train = checkpoint.metadata["config"]["train"]
+        self._follow(Plan(train["steps"], train["optimizer"]["warmup_steps"]))
+        self._set_train(budget_seconds=None)
+        say(f"--budget: the run goes on with the {train['steps']} steps it was started with; nothing is measured")
+
+    def _follow(self, plan: Plan) -> None:
+        """Lets the schedule go by a plan, and the configuration say so."""
+        self._plan_values.assign(plan_values(plan))
+        optimizer = dataclasses.replace(self.config.train.optimizer, warmup_steps=plan.warmup_steps)
+        self._set_train(steps=plan.steps, optimizer=optimizer)
+
+    def _set_train(self, **values: Any) -> None:
+        self.config = dataclasses.replace(self.config, train=dataclasses.replace(self.config.train, **values))
 
     def _start_from(self, path: str) -> None:
         start = read_starting_weights(path)
         report = start_from(self.network, self.config, start, self.config.train.init_fresh_logits)
-        _say(f"starting from {path}\n{report.table()}")
+        say(f"starting from {path}\n{report.table()}")
 
     def save(self) -> None:
         """Writes a checkpoint of the current step, in the background."""
         metadata = {"config": config_to_dict(self.config), "dataset_info": self.info.to_dict()}
+        metadata["run"] = (self.run_state or RunState())._replace(seconds=self.clock.seconds()).to_dict()
         self.store.save(
             self.step,
             named_weights(self.network),
@@ -125,58 +163,78 @@ class Experiment:
         Args:
             evaluate: Also evaluate, each `train.eval_interval` and at the end.
         """
-        train, last_step = self.config.train, self.config.train.steps
+        train = self.config.train
         index = open_records(self.data_dir, self.config.data.train_split)
         # Who trains alone need not have an evaluation split; there are no pictures then.
         has_split = any(self.data_dir.glob(f"{self.config.data.eval_split}-*-of-*"))
         evaluator = self._evaluator() if evaluate or has_split else None
         if self.step:
-            _say(f"going on from the checkpoint of step {self.step}")
-        trainer_class = ClassificationTrainer if _is_classifier(self.config) else PanopticTrainer
+            say(f"going on from the checkpoint of step {self.step}")
+        trainer_class = ClassificationTrainer if is_classifier(self.config) else PanopticTrainer
         trainer = trainer_class(
             self.config, self.info, index, self.strategy, self.network, self.optimizer, self.global_step
         )
-        progress = Progress(self.global_step, last_step, train.batch_size)
-        # Checkpoints come before pictures, so that what was learnt is safe first.
-        actions = [progress, self._save_if_due]
+        pace = keep_pace(self, trainer, evaluator if evaluate else None) if self._plan_values is not None else None
+        progress = Progress(self.global_step, self.config.train.steps, train.batch_size)
+        # Checkpoints come before pictures, so that what was learnt is safe first; they hold the plan.
+        actions = [progress, *([pace, lambda _: progress.ends_at(self.config.train.steps)] if pace else [])]
+        curve = CurveWriter(self.model_dir, self.global_step, self.clock, train.checkpoint_interval)
+        actions += [curve, self._save_if_due]
         if evaluator is not None and train.image_interval is not None and self.config.model.tasks == "panoptic":
             images = ImageSummaries(
                 evaluator, self.info, self.global_step, train.image_interval, self.model_dir / "train"
             )
-            actions.append(_timed(images, progress))
+            actions.append(progress.leaving_out(images))
+        intervals = [train.checkpoint_interval, train.eval_interval, train.image_interval]
+
+        def loop_length(step: int) -> int:
+            return steps_until(intervals, train.steps_per_loop, self.config.train.steps)(step)
+
         controller = orbit.Controller(
             strategy=self.strategy,
             trainer=trainer,
             evaluator=evaluator,
             global_step=self.global_step,
-            steps_per_loop=steps_until(
-                [train.checkpoint_interval, train.eval_interval, train.image_interval], train.steps_per_loop, last_step
-            ),
+            steps_per_loop=loop_length,
             train_actions=actions,
-            eval_actions=[lambda _: _say(evaluator.table)],
+            eval_actions=[lambda _: say(evaluator.table)],
             summary_dir=str(self.model_dir / "train"),
             eval_summary_dir=str(self.model_dir / "eval"),
         )
         try:
             while True:
-                until = last_step
-                if evaluate and train.eval_interval is not None:
-                    until = min(last_step, (self.step // train.eval_interval + 1) * train.eval_interval)
-                with _quiet():
-                    controller.train(until)
-                if evaluate:
+                # Loop by loop, since each may move the end.
+                if self.step < self.config.train.steps:
+                    with _quiet():
+                        controller.train(self.step + loop_length(self.step))
+                is_last = self.step >= self.config.train.steps
+                if evaluate and (is_last or (train.eval_interval and self.step % train.eval_interval == 0)):
                     start = time.monotonic()
                     with _quiet():
-                        controller.evaluate()
+                        curve.evaluated(controller.evaluate())
                     progress.pause(time.monotonic() - start)
-                if self.step >= last_step:
+                    if pace is not None:
+                        pace.evaluated(time.monotonic() - start)
+                if is_last:
                     break
+            curve.close()
         except KeyboardInterrupt:
             self.save()
+            curve.close()
             raise
         finally:
             progress.close()
             self.store.close()
+
+    def follow(self, state: RunState) -> None:
+        """Goes by a new plan from here on, and writes it down.
+
+        Args:
+            state: With a plan.
+        """
+        self.run_state = state
+        self._follow(state.plan)
+        save_config(self.config, self.model_dir / CONFIG_FILE)
 
     def evaluate(self) -> None:
         """Evaluates the newest checkpoint."""
@@ -189,13 +247,17 @@ class Experiment:
         """Evaluates each checkpoint as training writes it, until that of `train.steps`."""
         evaluator = self._evaluator()
         controller = self._evaluating_controller(evaluator)
-        done = -1
-        while done < self.config.train.steps:
+        done, last_step = -1, self.config.train.steps
+        while done < last_step:
             latest = self.store.latest_step()
             if latest is None or latest <= done:
                 time.sleep(_POLL_SECONDS)
                 continue
             done = self.restore(latest)
+            saved = load_config(self.model_dir / CONFIG_FILE).train
+            if saved.budget_seconds is not None:
+                # Training has measured its steps since, or moved its end.
+                last_step = saved.steps
             with _quiet():
                 controller.evaluate()
 
@@ -208,7 +270,7 @@ class Experiment:
 
     def _evaluator(self) -> PanopticEvaluator | ClassificationEvaluator:
         index = open_records(self.data_dir, self.config.data.eval_split)
-        evaluator_class = ClassificationEvaluator if _is_classifier(self.config) else PanopticEvaluator
+        evaluator_class = ClassificationEvaluator if is_classifier(self.config) else PanopticEvaluator
         return evaluator_class(
             self.config, self.info, index, self.strategy, self.network, self.global_step, self.model_dir
         )
@@ -218,7 +280,7 @@ class Experiment:
             strategy=self.strategy,
             evaluator=evaluator,
             global_step=self.global_step,
-            eval_actions=[lambda _: _say(evaluator.table)],
+            eval_actions=[lambda _: say(evaluator.table)],
             eval_summary_dir=str(self.model_dir / "eval"),
         )
 
@@ -231,44 +293,6 @@ class Experiment:
             raise UserError(f"{self.store.directory}: no checkpoint here; train first")
 
 
-def _is_classifier(config: ExperimentConfig) -> bool:
-    return config.model.tasks == "classification"
-
-
-def _prepare_data(config: ExperimentConfig, model_dir: Path) -> Path:
-    """Returns the folder of records; generates it where the configuration says so."""
-    if config.data.dir is not None:
-        folder = Path(config.data.dir)
-        if not folder.is_dir():
-            raise UserError(f"data.dir: no folder {folder}; expected one written by 'deeplab2-lite convert'")
-        return folder
-    if config.data.shapes is None:
-        raise UserError(f"data.dir: not set; expected a folder of TFRecords with its {FILE_NAME}")
-    return shapes.build(model_dir / "data", config.data.shapes).parent
-
-
-def _with_static_evaluation(config: ExperimentConfig, strategy: tf.distribute.Strategy) -> ExperimentConfig:
-    # A classifier's crops are static anyway.
-    if not is_tpu(strategy) or config.evaluation.fixed_size is not None or _is_classifier(config):
-        return config
-    size = config.data.crop_size
-    _say(f"TPU: evaluation pads every image to data.crop_size {size[0]}x{size[1]} (evaluation.fixed_size)")
-    return dataclasses.replace(config, evaluation=dataclasses.replace(config.evaluation, fixed_size=size))
-
-
-def _timed(action: ImageSummaries, progress: Progress) -> Callable[[Mapping[str, float]], None]:
-    def run(outputs: Mapping[str, float]) -> None:
-        start = time.monotonic()
-        action(outputs)
-        progress.pause(time.monotonic() - start)
-
-    return run
-
-
 def _quiet() -> contextlib.AbstractContextManager[object]:
     # The Controller prints every loop to standard output; ours goes to standard error, as a bar or lines.
     return contextlib.redirect_stdout(io.StringIO())
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)

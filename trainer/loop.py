@@ -130,6 +130,12 @@ class Trainer(orbit.StandardTrainer):
         """Returns what `batch_losses` takes, of a batch of `input_dataset`; part of the step on each replica."""
         return batch
 
+    def rewind(self) -> None:
+        """Starts the input anew where it started."""
+        # A tf.Module overlooks that an attribute is set to the object that it is already.
+        dataset, self.train_dataset = self.train_dataset, None
+        self.train_dataset = dataset
+
     def train(self, num_steps: tf.Tensor) -> orbit.runner.Output:
         """Runs `num_steps` steps and returns their mean losses.
 

@@ -13,6 +13,7 @@ from official.modeling.optimization.lr_schedule import LinearWarmup, PolynomialD
 from deeplab2_lite import addons
 from deeplab2_lite.config import OptimizerConfig
 from deeplab2_lite.errors import UserError, nearest_name
+from deeplab2_lite.trainer.budget import Plan
 
 _BUILT_IN = {
     "adam": keras.optimizers.Adam,
@@ -25,16 +26,62 @@ _BUILT_IN = {
 _DEFAULTS: dict[str, dict[str, Any]] = {"sgd": {"momentum": 0.9}}
 
 
-def build_schedule(config: OptimizerConfig, steps: int) -> keras.optimizers.schedules.LearningRateSchedule:
+def plan_values(plan: Plan) -> list[float]:
+    """Returns a plan as the values of the variable that a schedule follows, float32."""
+    return [float(value) for value in plan]
+
+
+class PlannedDecay(keras.optimizers.schedules.LearningRateSchedule):
+    """The 'poly' learning rate and its warm-up, along a plan that may change while training goes on."""
+
+    def __init__(self, config: OptimizerConfig, plan: tf.Variable) -> None:
+        """Follows a plan.
+
+        Args:
+            config: Rate, power and end.
+            plan: float32 [4], as `plan_values` gives.
+        """
+        self._config = config
+        self._plan = plan
+
+    def __call__(self, step: tf.Tensor) -> tf.Tensor:
+        """Returns the learning rate of a step, float32."""
+        last_step, warmup_steps, start_step, start_progress = tf.unstack(tf.convert_to_tensor(self._plan))
+
+        def decayed(step: tf.Tensor) -> tf.Tensor:
+            share = (step - start_step) / (last_step - start_step)
+            progress = tf.clip_by_value(start_progress + share * (1.0 - start_progress), 0.0, 1.0)
+            end = self._config.end_learning_rate
+            return (self._config.learning_rate - end) * (1.0 - progress) ** self._config.power + end
+
+        step = tf.cast(step, tf.float32)
+        warmup = step / tf.maximum(warmup_steps, 1.0) * decayed(warmup_steps)
+        return tf.where(step < warmup_steps, warmup, decayed(step))
+
+    def get_config(self) -> dict[str, float]:
+        """Returns what does not change."""
+        config = self._config
+        return {
+            "learning_rate": config.learning_rate,
+            "power": config.power,
+            "end_learning_rate": config.end_learning_rate,
+        }
+
+
+def build_schedule(
+    config: OptimizerConfig, steps: int | tf.Variable
+) -> keras.optimizers.schedules.LearningRateSchedule:
     """Builds the 'poly' learning rate (paper section 4) with a linear warm-up from 0.
 
     Args:
         config: Rate, power, end and warm-up.
-        steps: Step at which the end is reached.
+        steps: Step at which the end is reached; or a plan as a variable, whose warm-up counts then.
 
     Returns:
         Step -> learning rate, float32.
     """
+    if isinstance(steps, tf.Variable):
+        return PlannedDecay(config, steps)
     schedule = PolynomialDecayWithOffset(
         offset=0,
         initial_learning_rate=config.learning_rate,
@@ -48,13 +95,13 @@ def build_schedule(config: OptimizerConfig, steps: int) -> keras.optimizers.sche
 
 
 def build_optimizer(
-    config: OptimizerConfig, steps: int, variables: list[tf.Variable]
+    config: OptimizerConfig, steps: int | tf.Variable, variables: list[tf.Variable]
 ) -> keras.optimizers.Optimizer | keras.optimizers.legacy.Optimizer:
     """Builds the optimizer with all of its slots, so that a checkpoint can be restored into it.
 
     Args:
         config: Name, schedule and further options.
-        steps: Length of the schedule.
+        steps: Length of the schedule, or its plan, as `build_schedule` takes it.
         variables: Trainable variables of the model. Called inside the strategy's scope.
 
     Returns:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TextIO
 
 import tensorflow as tf
@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 # Elsewhere than on a terminal, a line so often at most.
 _SECONDS_BETWEEN_LINES = 15.0
+Action = Callable[[Mapping[str, float]], None]
 
 
 class Progress:
@@ -68,9 +69,25 @@ class Progress:
             self._stream.flush()
         self._shown, self._shown_step, self._away = now, step, 0.0
 
+    def ends_at(self, last_step: int) -> None:
+        """Takes another last step."""
+        self._last_step = last_step
+        if self._bar is not None:
+            self._bar.total = last_step
+
     def pause(self, seconds: float) -> None:
         """Leaves out seconds that were spent on something else than training, such as evaluation."""
         self._away += seconds
+
+    def leaving_out(self, action: Action) -> Action:
+        """Returns an action whose time is left out."""
+
+        def run(outputs: Mapping[str, float]) -> None:
+            start = time.monotonic()
+            action(outputs)
+            self.pause(time.monotonic() - start)
+
+        return run
 
     def close(self) -> None:
         """Ends the bar."""

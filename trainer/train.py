@@ -10,9 +10,11 @@ from pathlib import Path
 
 from deeplab2_lite.command import run_command
 from deeplab2_lite.config import ExperimentConfig
-from deeplab2_lite.config_loading import load_config, packaged_experiments
+from deeplab2_lite.config_loading import load_config, packaged_experiments, parse_overrides
 from deeplab2_lite.config_validation import validate
 from deeplab2_lite.errors import UserError
+from deeplab2_lite.trainer.budget import parse_duration
+from deeplab2_lite.trainer.run_clock import RunClock
 
 MODES = ("train", "eval", "train_and_eval", "continuous_eval", "export")
 DEFAULT_EXPERIMENT = "shapes/mobilenet_v3_small"
@@ -35,6 +37,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--params_override", default="", metavar="A.B=C,...", help="settings that win over all files")
     parser.add_argument("--mode", choices=MODES, default="train_and_eval", help="default: %(default)s")
     parser.add_argument("--model_dir", metavar="DIR", help="folder of the run; default runs/NAME")
+    parser.add_argument(
+        "--budget",
+        metavar="TIME",
+        help="such as 60min, 90s or 1h30min: steps and learning-rate schedule are fitted into this time",
+    )
     parser.add_argument("--tpu", metavar="NAME", help="TPU to run on, or 'local'")
 
 
@@ -47,6 +54,7 @@ def run(arguments: argparse.Namespace) -> None:
     Raises:
         UserError: A setting, path, record or checkpoint is at fault.
     """
+    clock = RunClock()
     config = _load(arguments)
     _check_tasks(config, arguments.mode)
     model_dir = Path(arguments.model_dir or Path("runs") / config.name)
@@ -56,7 +64,7 @@ def run(arguments: argparse.Namespace) -> None:
     mode = arguments.mode
     if mode in ("eval", "export") and not model_dir.is_dir():
         raise UserError(f"--model_dir: no folder {model_dir}; expected one that --mode=train wrote")
-    experiment = Experiment(config, model_dir, training="train" in mode)
+    experiment = Experiment(config, model_dir, training="train" in mode, clock=clock)
     if mode in ("train", "train_and_eval"):
         experiment.train(evaluate=mode == "train_and_eval")
     elif mode == "eval":
@@ -83,11 +91,28 @@ def _load(arguments: argparse.Namespace) -> ExperimentConfig:
         sources = [saved]
     if not sources and arguments.model_dir and (saved.parent / "checkpoints").is_dir():
         raise UserError(f"{saved}: no such file, but checkpoints beside it; expected that with which they were trained")
+    budget = _budget(arguments)
     config = load_config(sources or [DEFAULT_EXPERIMENT], arguments.params_override)
+    config = dataclasses.replace(config, train=dataclasses.replace(config.train, **budget))
     if arguments.tpu is not None:
         config = dataclasses.replace(config, runtime=dataclasses.replace(config.runtime, tpu=arguments.tpu))
         validate(config)
     return config
+
+
+def _budget(arguments: argparse.Namespace) -> dict[str, float | None]:
+    """Returns what the flags change of `train`'s budget."""
+    overrides = parse_overrides(arguments.params_override).get("train")
+    overrides = overrides if isinstance(overrides, dict) else {}
+    if arguments.budget is None:
+        # Steps that are asked for end a run's budget: what comes later wins.
+        ends = "steps" in overrides and "budget_seconds" not in overrides
+        return {"budget_seconds": None} if ends else {}
+    if "train" not in arguments.mode:
+        raise UserError(f"--budget: has no meaning with --mode={arguments.mode}, which trains nothing")
+    if "steps" in overrides:
+        raise UserError("--budget: contradicts train.steps in --params_override; expected one of both")
+    return {"budget_seconds": parse_duration(arguments.budget)}
 
 
 def _check_tasks(config: ExperimentConfig, mode: str) -> None:

@@ -17,6 +17,7 @@ from PIL import Image
 import deeplab2_lite as dl
 from deeplab2_lite.checkpoints import CheckpointStore
 from deeplab2_lite.trainer import train
+from deeplab2_lite.trainer.calibration import measure_step
 from deeplab2_lite.trainer.experiment import Experiment
 from deeplab2_lite.visualize import save_image
 
@@ -97,6 +98,80 @@ def test_the_same_command_goes_on_to_the_same_weights(run, tmp_path, monkeypatch
         one, two, start = (flat(getattr(checkpoint, kind)) for checkpoint in (resumed, straight, early))
         # Sums over threads round differently from run to run; another batch or lost momentum is no rounding.
         assert np.linalg.norm(one - two) < 1e-2 * np.linalg.norm(two - start), kind
+
+
+def curve(folder):
+    return list(csv.DictReader((folder / "learning_curve.csv").open()))
+
+
+def test_the_learning_curve_has_losses_by_step_and_the_figures_of_evaluations(run):
+    rows = curve(run)
+    assert [row["step"] for row in rows] == ["2", "4", "6"]
+    seconds = [float(row["seconds"]) for row in rows]
+    assert 0 < seconds[0] < seconds[1] < seconds[2]
+    assert all(float(row["total_loss"]) > float(row["semantic_loss"]) > 0 for row in rows)
+    # Of the step that has just been taken.
+    assert float(rows[2]["learning_rate"]) == pytest.approx(1e-4 * (1 / 6) ** 0.9, rel=1e-4)
+    metrics = json.loads((run / "metrics.json").read_text())
+    assert [row["PQ"] for row in rows[:2]] == ["", ""]
+    for column, key in (
+        ("PQ", "panoptic_quality/All/PQ"),
+        ("SQ_things", "panoptic_quality/Things/SQ"),
+        ("mIoU", "semantic/mIoU"),
+        ("detection_AP50", "detection/AP50"),
+    ):
+        assert float(rows[2][column]) == pytest.approx(metrics[key], rel=1e-5), column
+    with Image.open(run / "learning_curve.png") as picture:
+        assert min(picture.size) > 400
+
+
+def test_a_budget_is_measured_once_and_trains_as_so_many_steps_do(run, tmp_path, monkeypatch, capsys):
+    settings = f"{SMALL},train.image_interval=null".replace(",train.steps=6", "")
+    arguments = ["--mode", "train", "--model_dir", str(tmp_path), "--params_override", settings]
+    measured = []
+
+    def measure(*arguments):
+        # So slow a step that what else the machine does makes no difference.
+        measured.append(measure_step(*arguments))
+        return 1000.0
+
+    def interrupt_after_step_4(self, outputs):
+        save(self, outputs)
+        if self.step == 4:
+            raise KeyboardInterrupt
+
+    save = Experiment._save_if_due
+    monkeypatch.setattr("deeplab2_lite.trainer.pacing.measure_step", measure)
+    with monkeypatch.context() as patch:
+        patch.setattr(Experiment, "_save_if_due", interrupt_after_step_4)
+        assert train.main([*arguments, "--budget=6800s"]) == 130
+    error = capsys.readouterr().err
+    assert "--budget: 1:53:20" in error and "1e+03 s a step: 6 steps" in error
+    saved = dl.load_config(tmp_path / "config.yaml")
+    assert (saved.train.steps, saved.train.budget_seconds) == (6, 6800.0)
+    before = float(curve(tmp_path)[-1]["seconds"])
+    # As if it had been killed after a row that its checkpoint does not know of.
+    with (tmp_path / "learning_curve.csv").open("a") as file:
+        file.write("5,99999" + "," * (len(curve(tmp_path)[0]) - 2) + "\n")
+    assert train.main(["--mode", "train", "--model_dir", str(tmp_path)]) == 0
+    assert "goes on within its time, with the 6 steps" in capsys.readouterr().err
+    assert len(measured) == 1 and measured[0] > 0
+    rows = curve(tmp_path)
+    assert [row["step"] for row in rows] == ["2", "4", "6"]
+    assert before < float(rows[2]["seconds"]) < 99999
+    assert float(rows[2]["learning_rate"]) == pytest.approx(1e-4 * (1 / 6) ** 0.9, rel=1e-4)
+    one, two, start = (
+        flat(CheckpointStore(folder / "checkpoints").load(step).weights)
+        for folder, step in ((tmp_path, 6), (run, 6), (run, 2))
+    )
+    assert np.linalg.norm(one - two) < 1e-2 * np.linalg.norm(two - start)
+
+
+def test_a_run_of_so_many_steps_keeps_them(run, capsys):
+    assert train.main(["--mode", "train", "--model_dir", str(run), "--budget=1h"]) == 0
+    assert "the run goes on with the 6 steps it was started with; nothing is measured" in capsys.readouterr().err
+    saved = dl.load_config(run / "config.yaml")
+    assert (saved.train.steps, saved.train.budget_seconds) == (6, None)
 
 
 def flat(arrays):

@@ -88,6 +88,33 @@ def test_a_resumed_run_counts_from_its_step(monkeypatch):
     assert run.lines() == [f"step 95/100  {TEXT}  20.0 images/s  0:02 left"]
 
 
+def test_the_end_can_move(monkeypatch):
+    run = Run(monkeypatch, batch_size=1)
+    run.progress.ends_at(30)
+    run.loop(10.0, 10)
+    assert run.lines() == [f"step 10/30  {TEXT}  1.0 images/s  0:20 left"]
+    run = Run(monkeypatch, last_step=100, stream=Terminal())
+    run.progress.ends_at(10)
+    run.loop(1.0, 10)
+    run.progress.close()
+    assert " 10/10 " in run.stream.getvalue().rpartition("\r")[2]
+
+
+def test_an_action_can_be_left_out(monkeypatch):
+    run = Run(monkeypatch, batch_size=1)
+    seen = []
+
+    def slow(outputs):
+        seen.append(outputs)
+        run.now += 60.0
+
+    run.loop(1.0, 1)
+    run.progress.leaving_out(slow)(LOSSES)
+    assert seen == [LOSSES]
+    run.loop(20.0, 10)
+    assert "  0.5 images/s  " in run.lines()[1]
+
+
 def test_closing_without_a_bar_says_nothing(monkeypatch):
     run = Run(monkeypatch)
     run.progress.close()
