@@ -175,6 +175,7 @@ def error_of(changes: dict) -> str:
         ({"model": {"decoder": {"kernel_size": 3}}}, "model.decoder"),
         ({"model": {"dual_aspp": False}}, "model.dual_aspp"),
         ({"data": {"longest_side": 500}}, "data.longest_side"),
+        ({"data": {"intensity_percentiles": (1.0, 99.0)}}, "data.intensity_percentiles"),
         ({"data": {"shapes": {}}}, "data.shapes"),
         ({"data": {"augmentation": {"max_scale": 1.5}}}, "data.augmentation.max_scale"),
         ({"data": {"augmentation": {"max_rotation": 30}}}, "data.augmentation.max_rotation"),

@@ -18,6 +18,7 @@ POSITIVE = "expected a positive number, got"
 NOT_NEGATIVE = "expected 0 or a positive number, got"
 SIZE = "is not a multiple of model.backbone.output_stride 16 plus 1"
 SKIPS = "resnet50_beta gives the skips 8, 4, 2; expected [8, 4] or [4], or one of them with a further 2, got"
+PERCENTILES = "expected two numbers in [0, 100], the lower first, got"
 HRNET = "model.backbone={name: hrnet_w48_plus, output_stride: 32},data.crop_size=[33,65]"
 # Neither ASPP nor decoder.
 PLAIN_HRNET = (
@@ -37,6 +38,10 @@ REFUSED = [
     ("model.batch_norm.momentum=1.0", "model.batch_norm.momentum: expected a number in [0, 1), got 1.0"),
     ("model.batch_norm.epsilon=0", f"model.batch_norm.epsilon: {POSITIVE} 0.0"),
     ("data.longest_side=0", "data.longest_side: expected a positive integer or null, got 0"),
+    ("data.intensity_percentiles=[2,2]", f"data.intensity_percentiles: {PERCENTILES} [2.0, 2.0]"),
+    ("data.intensity_percentiles=[99,1]", f"data.intensity_percentiles: {PERCENTILES} [99.0, 1.0]"),
+    ("data.intensity_percentiles=[0,100.5]", f"data.intensity_percentiles: {PERCENTILES} [0.0, 100.5]"),
+    ("data.intensity_percentiles=[.nan,99]", f"data.intensity_percentiles: {PERCENTILES} [nan, 99.0]"),
     ("data.augmentation.min_scale=0", f"data.augmentation.min_scale: {POSITIVE} 0.0"),
     ("data.augmentation.max_scale=.inf", f"data.augmentation.max_scale: {POSITIVE} inf"),
     ("data.augmentation.max_scale=.nan", f"data.augmentation.max_scale: {POSITIVE} nan"),
@@ -287,6 +292,9 @@ ACCEPTED = [
     "data.crop_size=[17,17],data.augmentation.rotate_90=true",
     "data.augmentation={min_scale: 1, max_scale: 1, scale_step: 0}",
     "data.augmentation={max_rotation: 180, elastic: {spacing: 32, magnitude: 8}}",
+    "data.intensity_percentiles=[0,100]",
+    "model.decoder.skip_strides=[8,4,2],model.semantic.projection_channels=[8,4,2],"
+    "model.instance.projection_channels=[8,4,2]",
     "data.augmentation.elastic.magnitude=10",
     "data.augmentation.photometric={brightness: 1, contrast: 0.9, saturation: 0.9, hue: 0.5}",
     "data.augmentation.photometric={policy: panoptic_deeplab, policy_magnitude: 1}",

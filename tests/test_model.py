@@ -23,6 +23,7 @@ from deeplab2_lite.config_validation import validate
 from deeplab2_lite.errors import UserError
 from deeplab2_lite.layers.settings import LayerSettings
 from deeplab2_lite.model import build_model, predict_heads
+from deeplab2_lite.postprocessing.upsampling import upsample_heads
 
 ROOT = Path(__file__).resolve().parent.parent
 SMALL_BRANCHES = {
@@ -104,6 +105,35 @@ def test_public_variant_has_the_public_models_parameters():
     model = build_model(config, 19)
     assert_structural_names(model)
     assert parameters(model) == 54_973_702
+
+
+@pytest.mark.parametrize("size", [(65, 97), (60, 91)])
+def test_heads_at_stride_2_add_one_stage_to_the_network(size):
+    """Everything up to stride 4 stays as it is; the new stage reads the stem's features at twice the resolution."""
+    branches = {
+        "semantic": BranchConfig(16, 16, 16, (8, 8, 4)),
+        "instance": BranchConfig(16, 8, 8, (8, 4, 2)),
+    }
+    coarse = build_model(small(), 5)
+    fine = build_model(small(**branches, decoder=DecoderConfig(skip_strides=(8, 4, 2))), 5)
+    assert small().model.head_stride == 4
+    outputs = fine(image(2, *size))
+    expected = tuple(-(-side // 2) for side in size)
+    assert {k: tuple(v.shape[1:]) for k, v in outputs.items()} == {
+        "semantic_logits": (*expected, 5),
+        "center_heatmap": (*expected, 1),
+        "center_offset": (*expected, 2),
+    }
+    shapes = [{v.name: tuple(v.shape) for v in model.variables} for model in (coarse, fine)]
+    assert set(shapes[0]) < set(shapes[1])
+    new = set(shapes[1]) - set(shapes[0])
+    assert new and all("/decoder/os2/" in name for name in new)
+    # The heads' convolutions read as many channels as before.
+    assert all(shapes[0][name] == shapes[1][name] for name in shapes[0])
+    upsampled = upsample_heads(outputs, *size)
+    factors = [(side - 1) / (steps - 1) for side, steps in zip(size, expected, strict=True)]
+    corner = outputs["center_offset"][:, 0, 0]
+    np.testing.assert_allclose(upsampled.center_offset[:, 0, 0], corner * factors, rtol=1e-5)
 
 
 NARROW_INSTANCE = dataclasses.replace(NARROW, head_channels=32)

@@ -56,28 +56,30 @@ def pixels(batch=1, size=SIZE, seed=0):
 # ---- the drawn scene
 
 
-def drawn(instances, size=SIZE, head_size=HEAD_SIZE, info=INFO, nms_kernel=7, threshold=0.1, seed=0):
-    heads = draw_heads(info, head_size, size, instances, nms_kernel, threshold, seed)
+def drawn(instances, size=SIZE, head_size=HEAD_SIZE, info=INFO, nms_kernel=7, threshold=0.1, seed=0, stride=4):
+    heads = draw_heads(info, head_size, size, instances, nms_kernel, threshold, seed, stride)
     return Heads(*(tf.constant(head[np.newaxis]) for head in heads))
 
 
 @pytest.mark.parametrize(
-    ("instances", "size", "nms_kernel", "threshold"),
+    ("instances", "size", "nms_kernel", "threshold", "stride"),
     [
-        (0, (60, 91), 7, 0.1),
-        (1, (60, 91), 7, 0.1),
-        (9, (60, 91), 7, 0.9),
-        (200, (253, 509), 7, 0.1),
-        (12, (253, 509), 41, 0),
+        (0, (60, 91), 7, 0.1, 4),
+        (1, (60, 91), 7, 0.1, 4),
+        (9, (60, 91), 7, 0.9, 4),
+        (9, (60, 91), 7, 0.9, 2),
+        (200, (253, 509), 7, 0.1, 4),
+        (200, (253, 509), 7, 0.1, 2),
+        (12, (253, 509), 41, 0, 4),
     ],
 )
-def test_a_drawn_scene_has_just_so_many_instances(instances, size, nms_kernel, threshold):
-    head_size = tuple(-(-(side - 1) // 16) * 4 + 1 for side in size)
-    heads = drawn(instances, size, head_size, nms_kernel=nms_kernel, threshold=threshold, seed=instances)
+def test_a_drawn_scene_has_just_so_many_instances(instances, size, nms_kernel, threshold, stride):
+    head_size = tuple(-(-(side - 1) // 16) * 16 // stride + 1 for side in size)
+    heads = drawn(instances, size, head_size, nms_kernel=nms_kernel, threshold=threshold, seed=instances, stride=stride)
     assert [head.shape[1:] for head in heads] == [(*head_size, 9), (*head_size, 1), (*head_size, 2)]
     assert {head.dtype for head in heads} == {tf.float32}
     settings = SETTINGS._replace(nms_kernel=nms_kernel, center_threshold=threshold)
-    result = settings.merge(heads, Upsampling(*(4 * side - 3 for side in head_size), *size))
+    result = settings.merge(heads, Upsampling(*(stride * (side - 1) + 1 for side in head_size), *size))
     assert np.count_nonzero(result.instances.valid) == instances
     things = np.isin(result.semantic, INFO.thing_ids).mean()
     assert things < 0.3 and (instances == 0) == (things == 0)
@@ -153,9 +155,10 @@ def test_stages_on_drawn_heads_do_as_infer(small_network, longest_side, xla):
     assert not np.array_equal(own, result.end_to_end)
 
 
-def test_stages_of_a_network_do_as_the_one_function(small_network):
+@pytest.mark.parametrize("percentiles", [None, (10.0, 90.0)])
+def test_stages_of_a_network_do_as_the_one_function(small_network, percentiles):
     # Random weights give a heatmap round 0: a low threshold makes centres of its waves.
-    settings = SETTINGS._replace(center_threshold=-1.0, stuff_area_limit=30)
+    settings = SETTINGS._replace(center_threshold=-1.0, stuff_area_limit=30, intensity_percentiles=percentiles)
     stages, whole = InferenceStages(small_network, settings), inference_function(small_network, settings)
     for size in ((60, 91), (33, 40), (50, 20)):
         images = tf.constant(pixels(1, size))
@@ -272,6 +275,15 @@ def test_an_experiment_is_measured_by_stage(measured):
     assert (measured.name, measured.data_set, measured.backbone) == (EXPERIMENT, "shapes", "mobilenet_v3_small")
     assert (measured.image_sizes, measured.batch_size, measured.precision) == ((SIZE,), 2, "float32")
     assert (measured.drawn_instances, measured.found_instances, measured.published) == (3, 3.0, None)
+
+
+def test_heads_at_stride_2_are_measured():
+    branch = "{aspp_channels: 16, decoder_channels: 16, head_channels: 16, projection_channels: [8, 8, 4]}"
+    config = load_config(
+        EXPERIMENT, f"model.decoder.skip_strides=[8,4,2],model.semantic={branch},model.instance={branch}"
+    )
+    found = benchmark_experiment(config, SIZE, instances=3, runs=1)
+    assert (found.drawn_instances, found.found_instances) == (3, 3.0)
 
 
 def test_experiments_that_cannot_be_measured():

@@ -222,12 +222,12 @@ def test_what_cannot_be_evaluated_is_named(model, records, tmp_path, capsys):
 def test_models_that_do_not_go_together_are_named(model, tmp_path, capsys):
     copy = shutil.copytree(model, tmp_path / "copy")
     config = load_config(copy / "config.yaml")
-    save_config(
-        dataclasses.replace(config, data=dataclasses.replace(config.data, longest_side=64)), copy / "config.yaml"
-    )
-    assert refused(capsys, model, "--model", copy, "--output", tmp_path) == (
-        f"{copy} has data.longest_side 64, {model} has None; an ensemble needs one"
-    )
+    for key, value in (("longest_side", 64), ("intensity_percentiles", (1.0, 99.0))):
+        data = dataclasses.replace(config.data, **{key: value})
+        save_config(dataclasses.replace(config, data=data), copy / "config.yaml")
+        assert refused(capsys, model, "--model", copy, "--output", tmp_path) == (
+            f"{copy} has data.{key} {value}, {model} has None; an ensemble needs one"
+        )
     info = load_dataset_info(copy)
     classes = (dataclasses.replace(info.classes[0], name="lane"), *info.classes[1:])
     dataclasses.replace(info, classes=classes).save(copy)
