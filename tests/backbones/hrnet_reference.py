@@ -72,8 +72,8 @@ class Reference:
 
     def branches(self, images):
         x = (images / 255 - (0.485, 0.456, 0.406)) / (0.229, 0.224, 0.225)
-        for layer in ("stem1", "stem2"):
-            x = self.conv(x, f"backbone/{layer}", stride=2)
+        self.halved = self.conv(x, "backbone/stem1", stride=2)
+        x = self.conv(self.halved, "backbone/stem2", stride=2)
         x = self.bottleneck(x, "backbone/stage1/unit1")
         branches = [self.conv(x, "backbone/stage2/transition/branch1")]
         branches.append(self.conv(x, "backbone/stage2/transition/branch2", stride=2))
@@ -90,4 +90,4 @@ class Reference:
         for level in (1, 2, 3):
             x = widened[level] + self.conv(x, f"backbone/head/down{level}", stride=2, bias=True)
         output = self.conv(x, "backbone/head/final", bias=True)
-        return {"output": output, "4": widened[0], "8": widened[1], "16": widened[2]}
+        return {"output": output, "2": self.halved, "4": widened[0], "8": widened[1], "16": widened[2]}

@@ -260,6 +260,7 @@ def test_shapes(size, output_stride):
     outputs = build(output_stride)(image(*size))
     assert {k: tuple(v.shape) for k, v in outputs.items()} == {
         "output": at(output_stride, 12),
+        "2": at(2, 4),
         "4": at(4, 8),
         "8": at(8, 12),
         "16": at(min(16, output_stride), 16),
