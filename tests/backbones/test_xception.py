@@ -101,6 +101,7 @@ def test_breakdown(cityscapes):
     assert round(conv_macs(model) / 1e6) == 470_415
     assert model.output_shape == {
         "output": (None, 65, 129, 2048),
+        "2": (None, 513, 1025, 128),
         "4": (None, 257, 513, 256),
         "8": (None, 129, 257, 728),
     }
