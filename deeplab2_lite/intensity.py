@@ -30,7 +30,7 @@ def stretch_intensity(images: tf.Tensor, percentiles: tuple[float, float], sizes
     Returns:
         Whole levels 0..255 of the shape and type of `images`.
     """
-    batch, height, width = (_side(images, axis) for axis in range(3))
+    batch, height, width = tf.unstack(tf.shape(images)[:3])
     # One table for all images: each has its own stretch of it.
     first_entry = _LEVELS * tf.range(batch)[:, tf.newaxis, tf.newaxis, tf.newaxis]
 
@@ -74,7 +74,7 @@ def _map_rows(
 
     Numbers go on beyond the image, where the last row is repeated: so that all pieces have one shape.
     """
-    height = _side(images, 1)
+    height = tf.shape(images)[1]
 
     def piece(first: tf.Tensor) -> tf.Tensor:
         rows = first + tf.range(_ROWS)
@@ -84,8 +84,3 @@ def _map_rows(
         return compute(tf.cast(values, tf.int32), rows)
 
     return tf.map_fn(piece, tf.range(0, height, _ROWS), fn_output_signature=signature)
-
-
-def _side(images: tf.Tensor, axis: int) -> int | tf.Tensor:
-    static = images.shape[axis]
-    return tf.shape(images)[axis] if static is None else static

@@ -48,7 +48,8 @@ class Experiment:
         Args:
             config: The experiment.
             model_dir: Made if it is not there. Holds `config.yaml`, `dataset_info.yaml`, `checkpoints/`,
-                TensorBoard's `train/` and `eval/`, `metrics.json`, `metrics.csv`, `pictures/`, `export/`.
+                TensorBoard's `train/` and `eval/`, `metrics.json`, `metrics.csv`, `pictures/`, `export/`,
+                `learning_curve.csv`, `learning_curve.png`.
             training: Whether an optimizer is needed.
             clock: Of the run; None starts it now.
 
@@ -148,8 +149,12 @@ class Experiment:
 
     def save(self) -> None:
         """Writes a checkpoint of the current step, in the background."""
-        metadata = {"config": config_to_dict(self.config), "dataset_info": self.info.to_dict()}
-        metadata["run"] = (self.run_state or RunState())._replace(seconds=self.clock.seconds()).to_dict()
+        state = (self.run_state or RunState())._replace(seconds=self.clock.seconds())
+        metadata = {
+            "config": config_to_dict(self.config),
+            "dataset_info": self.info.to_dict(),
+            **state.to_metadata(),
+        }
         self.store.save(
             self.step,
             named_weights(self.network),

@@ -45,9 +45,9 @@ class RunState(NamedTuple):
             values["plan"] = Plan(**values["plan"])
         return cls(**values)
 
-    def to_dict(self) -> dict[str, Any]:
-        """Returns it as plain data."""
-        return {**self._asdict(), "plan": None if self.plan is None else self.plan._asdict()}
+    def to_metadata(self) -> dict[str, Any]:
+        """Returns what `from_metadata` reads, plain data."""
+        return {_METADATA: {**self._asdict(), "plan": None if self.plan is None else self.plan._asdict()}}
 
 
 def keep_pace(

@@ -195,21 +195,6 @@ def test_colours_are_those_of_the_image_without_what_is_outside():
         np.testing.assert_array_equal(crop[crop_label == VOID], 127.5)
 
 
-def test_draws_follow_seed_and_position_alone():
-    image, label = noise(40, 50)
-    config = DataConfig(crop_size=(33, 33), augmentation=TURNED_AND_BENT)
-    first, again, other = (augment_many(config, image, label, 12, seed) for seed in (7, 7, 8))
-    for (a, a_label), (b, b_label) in zip(first, again, strict=True):
-        np.testing.assert_array_equal(a, b)
-        np.testing.assert_array_equal(a_label, b_label)
-    crops = [a.tobytes() for a, _ in first + other]
-    assert len(set(crops)) == len(crops)
-    # By itself, position 5 looks as it does in the run.
-    alone = augment(tf.constant(image), tf.constant(label), tf.constant([7, 5], tf.int64), config, VOID)
-    np.testing.assert_allclose(alone.image, first[5][0], atol=1e-3)
-    np.testing.assert_array_equal(alone.panoptic, first[5][1])
-
-
 def test_angles_fill_their_interval():
     config = AugmentationConfig(max_rotation=30.0)
     drawn = tf.data.Dataset.range(400).map(

@@ -226,8 +226,8 @@ def test_seconds_go_on_counting(monkeypatch):
 
 def test_the_state_travels_through_metadata():
     state = RunState(12.5, Plan(100, 5, 40, 0.25), 0.5, 3.0)
-    assert RunState.from_metadata({"run": state.to_dict()}) == state
-    assert RunState.from_metadata({"run": RunState(7.0).to_dict()}) == RunState(7.0)
+    assert RunState.from_metadata(state.to_metadata()) == state
+    assert RunState.from_metadata(RunState(7.0).to_metadata()) == RunState(7.0)
     assert RunState.from_metadata({}) == RunState()
 
 
