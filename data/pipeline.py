@@ -18,6 +18,7 @@ from deeplab2_lite.data.records import parse_record
 from deeplab2_lite.data.resampling import pad_bottom_right
 from deeplab2_lite.data.targets import Targets, make_targets
 from deeplab2_lite.dataset_info import DatasetInfo
+from deeplab2_lite.errors import UserError
 
 
 class TrainingBatch(NamedTuple):
@@ -161,8 +162,7 @@ def evaluation_dataset(
     Images of different sizes never share a batch. So a batch size above 1 collects images of the same size,
     and leaves the order of the records; the order is the same each time. With `evaluation.fixed_size` all are
     padded to it, the order is kept, shapes are static, and the last batches are filled up with images that
-    are not valid. Either way all replicas of a pipeline get equally many batches; with a fixed size, all
-    replicas do.
+    are not valid. All replicas get equally many batches.
 
     Args:
         config: The experiment; `evaluation.batch_size`, `evaluation.fixed_size` and `data.cache` count here.
@@ -176,7 +176,7 @@ def evaluation_dataset(
         raises `tf.errors.InvalidArgumentError` that names it.
 
     Raises:
-        UserError: The global batch cannot be divided evenly over the replicas.
+        UserError: The global batch cannot be divided evenly over the replicas, or images of any size over processes.
     """
     share = share_of_batch("evaluation.batch_size", config.evaluation.batch_size, context)
     fixed_size = config.evaluation.fixed_size
@@ -196,10 +196,17 @@ def evaluation_dataset(
         images = serialized.map(
             lambda record, content: _image(record, content, info), tf.data.AUTOTUNE, deterministic=True
         )
-        batches = images.batch(1)
-    else:
-        batches = _batches_of_equal_size(serialized, share, info)
-    return as_input(_complete_rounds(batches, share.local_replicas, info))
+        # Filling is of record 0, since a pipeline may have no image of its own.
+        first = numbered_records(index, np.zeros(1, np.int64), False).map(
+            lambda record, content: _as_filling(_image(record, content, info), info)
+        )
+        return as_input(images.concatenate(first.repeat()).take(steps * share.local_replicas).batch(1))
+    if share.local_batch < share.global_batch:
+        raise UserError(
+            f"evaluation.batch_size: {share.global_batch} has several images a replica, but images of different sizes "
+            "cannot be shared evenly between processes; expected one a replica, or evaluation.fixed_size"
+        )
+    return as_input(_complete_rounds(_batches_of_equal_size(serialized, share, info), share.local_replicas, info))
 
 
 def numbered_records(index: RecordIndex, records: np.ndarray, cache: bool) -> tf.data.Dataset:
@@ -278,17 +285,19 @@ def _complete_rounds(batches: tf.data.Dataset, replicas: int, info: DatasetInfo)
     if replicas == 1:
         return batches
 
-    def as_filling(batch: EvaluationBatch) -> EvaluationBatch:
-        return batch._replace(
-            panoptic=tf.fill(tf.shape(batch.panoptic), info.void_id),
-            record=tf.fill(tf.shape(batch.record), tf.constant(-1, tf.int64)),
-            valid=tf.zeros_like(batch.valid),
-        )
-
-    filled = batches.concatenate(batches.take(1).map(as_filling).repeat(replicas - 1))
+    filling = batches.take(1).map(lambda *batch: _as_filling(EvaluationBatch(*batch), info))
+    filled = batches.concatenate(filling.repeat(replicas - 1))
     # Whole rounds alone: what they drop is filling.
     rounds = filled.window(replicas, drop_remainder=True)
     return rounds.flat_map(lambda batch: tf.data.Dataset.zip(tuple(batch)).map(EvaluationBatch))
+
+
+def _as_filling(batch: EvaluationBatch, info: DatasetInfo) -> EvaluationBatch:
+    return batch._replace(
+        panoptic=tf.fill(tf.shape(batch.panoptic), info.void_id),
+        record=tf.fill(tf.shape(batch.record), tf.constant(-1, tf.int64)),
+        valid=tf.zeros_like(batch.valid),
+    )
 
 
 def as_input(batches: tf.data.Dataset) -> tf.data.Dataset:

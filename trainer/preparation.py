@@ -20,6 +20,21 @@ def is_classifier(config: ExperimentConfig) -> bool:
     return config.model.tasks == "classification"
 
 
+def make_folder(path: Path) -> None:
+    """Makes the folder of a run, if it is not there.
+
+    Args:
+        path: The folder.
+
+    Raises:
+        UserError: It cannot be made.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--model_dir: {path}: expected a folder ({error.strerror})") from None
+
+
 def prepare_data(config: ExperimentConfig, model_dir: Path) -> Path:
     """Returns the folder of records; generates it where the configuration says so.
 

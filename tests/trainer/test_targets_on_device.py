@@ -50,7 +50,8 @@ def test_labels_travel_in_place_of_targets(config):
 def test_same_weights_either_way(config):
     weights, losses = [], []
     for choice in (config, making_targets_on_device(config)):
-        trainer, network, _, _ = make_trainer(choice)
+        trainer, state = make_trainer(choice)
+        network = state.network
         before = weights_of(network)
         losses.append(trainer.train(tf.constant(3)))
         weights.append(weights_of(network))
