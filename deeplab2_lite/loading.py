@@ -114,7 +114,13 @@ def load_model_dir(path: str | Path, step: int | None = None, overrides: str = "
     store = CheckpointStore(path / CHECKPOINTS)
     checkpoint = store.load(step)
     network = build_model(config, info.num_classes)
-    assign(named_weights(network), checkpoint.weights, f"weights of {store.directory / str(checkpoint.step)}")
+    folder = store.directory / str(checkpoint.step)
+    weights = dict(checkpoint.weights)
+    if config.inference.averaged_weights:
+        if not checkpoint.averages:
+            raise UserError(f"{folder}: has no averaged weights (inference.averaged_weights); trained without them")
+        weights.update(checkpoint.averages)
+    assign(named_weights(network), weights, f"weights of {folder}")
     return TrainedModel(network, config, info, checkpoint.step)
 
 

@@ -28,6 +28,7 @@ from deeplab2_lite.inference import InferenceSettings, infer
 from deeplab2_lite.loading import load_model_dir
 from deeplab2_lite.model import build_model
 from deeplab2_lite.multi_view import Member
+from deeplab2_lite.trainer.evaluation_runs import evaluate
 from deeplab2_lite.trainer.experiment import Experiment
 
 # A heatmap of random weights has few values above 0.1.
@@ -58,7 +59,7 @@ def make_model(folder, records, seed=0, overrides=""):
     for variable in experiment.network.trainable_variables:
         if "head" in variable.name:
             variable.assign(variable + 0.3 * random.standard_normal(variable.shape))
-    experiment.global_step.assign(seed + 1)
+    experiment.state.global_step.assign(seed + 1)
     experiment.save()
     experiment.store.close()
     return experiment
@@ -68,7 +69,7 @@ def make_model(folder, records, seed=0, overrides=""):
 def model(records, tmp_path_factory):
     """A model folder, with the figures of the evaluator in training."""
     folder = tmp_path_factory.mktemp("models") / "model"
-    make_model(folder, records).evaluate()
+    evaluate(make_model(folder, records))
     return folder
 
 
