@@ -14,7 +14,7 @@ from deeplab2_lite.config_loading import config_to_dict, resolve_dataset_info, s
 from deeplab2_lite.data.record_index import open_records
 from deeplab2_lite.errors import UserError
 from deeplab2_lite.export import export_merge, export_saved_model
-from deeplab2_lite.loading import CHECKPOINTS, CONFIG_FILE
+from deeplab2_lite.loading import CHECKPOINTS, CONFIG_FILE, load_model_dir
 from deeplab2_lite.model import build_model
 from deeplab2_lite.pretrained.weight_files import read_starting_weights, start_from
 from deeplab2_lite.trainer.best_steps import best_step, check_best_metric
@@ -196,8 +196,12 @@ class Experiment:
         """Exports the network and the merge alone, and returns the folder of the former."""
         self.require_checkpoint()
         folder = self.model_dir / "export"
+        export_merge(self.config, self.info, folder / "merge")
+        if self.has_other_processes:
+            # They have ended, and variables that all of them read together cannot be read any more.
+            network = load_model_dir(self.model_dir).network
+            return export_saved_model(network, self.config, self.info, folder / "saved_model")
         with self.looking():
-            export_merge(self.config, self.info, folder / "merge")
             return export_saved_model(self.network, self.config, self.info, folder / "saved_model")
 
     def looking(self) -> Any:
