@@ -1,4 +1,4 @@
-"""Training with less memory: most activations are computed a second time on the way back, not kept (arXiv:1604.06174)."""
+"""Training with less memory: most activations are computed again on the way back, not kept (arXiv:1604.06174)."""
 
 from __future__ import annotations
 
