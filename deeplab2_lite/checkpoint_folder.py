@@ -15,8 +15,9 @@ from pathlib import Path
 
 from deeplab2_lite.errors import UserError
 
-_DELETING = ".deleting-"
-_LEFTOVER = re.compile(rf"{re.escape(_DELETING)}\d+|\d+\.orbax-checkpoint-tmp.*")
+_WRITING, _DELETING = ".writing-", ".deleting-"
+# The last is Orbax's own, of before there were names of ours.
+_LEFTOVER = re.compile(rf"({re.escape(_WRITING)}|{re.escape(_DELETING)})\d+|\d+\.orbax-checkpoint-tmp.*")
 
 
 def find_steps(folder: Path) -> list[int]:
@@ -92,27 +93,40 @@ def set_aside(folder: Path, step: int) -> Path:
     return (folder / str(step)).rename(path)
 
 
-def flush(folder: Path) -> None:
-    """Has a checkpoint on the disk rather than in the system's memory, where a power cut would find it.
+@contextlib.contextmanager
+def whole_checkpoint(folder: Path, step: int) -> Iterator[Path]:
+    """Yields an empty folder, which becomes the checkpoint when the block succeeds and all is on the disk.
 
     Args:
-        folder: Of the checkpoint; its name in the folder above is flushed too.
+        folder: Of the checkpoints; must exist.
+        step: The checkpoint's, of which there is none yet.
+
+    Yields:
+        The temporary folder; it is removed if the block raises.
 
     Raises:
-        OSError: The system could not write it after all.
+        OSError: It cannot be made or renamed, or the system could not write after all.
     """
-    for path in _below(folder):
-        with path.open("rb") as file:
-            os.fsync(file.fileno())
-    for path in (*(p for p in folder.rglob("*") if p.is_dir()), folder, folder.parent):
+    hidden = folder / f"{_WRITING}{step}"
+    try:
+        hidden.mkdir()
+        yield hidden
+        # What a power cut takes must not be what older checkpoints are removed for.
+        for path in [*hidden.rglob("*"), hidden]:
+            _flush(path)
+        hidden.rename(folder / str(step))
+        _flush(folder)
+    finally:
+        shutil.rmtree(hidden, ignore_errors=True)
+
+
+def _flush(path: Path) -> None:
+    try:
+        handle = os.open(path, os.O_RDONLY)
+    except PermissionError:
         # Some systems open no folders.
-        with contextlib.suppress(PermissionError):
-            handle = os.open(path, os.O_RDONLY)
-            try:
-                os.fsync(handle)
-            finally:
-                os.close(handle)
-
-
-def _below(folder: Path) -> Iterator[Path]:
-    return (path for path in folder.rglob("*") if path.is_file())
+        return
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

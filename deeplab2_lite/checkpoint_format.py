@@ -1,7 +1,7 @@
-"""What is in the folder of one checkpoint: written whole or not at all, checked when it is read.
+"""What is in the folder of one checkpoint: written by Orbax, checked when it is read.
 
-Orbax writes it under a temporary name, which it changes when all is there. It has checksums of its own for
-the directory of the arrays but not for their values, nor for JSON; those are kept beside the metadata here.
+Orbax has checksums of its own for the directory of the arrays but not for their values, nor for JSON; those are
+kept in the metadata here.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ class DamagedCheckpointError(Exception):
 
 
 def write_checkpoint(folder: Path, state: State, metadata: str) -> None:
-    """Writes a checkpoint.
+    """Writes what a checkpoint holds.
 
     Args:
-        folder: Where; the folder above it must exist.
+        folder: An empty one.
         state: All of `PARTS`.
         metadata: A mapping as JSON.
 
@@ -42,17 +42,16 @@ def write_checkpoint(folder: Path, state: State, metadata: str) -> None:
         ValueError: Likewise.
     """
     orbax = import_orbax()
-    # Orbax would make it: a folder that a network drive no longer shows is not to be made below its mount point.
-    folder.parent.stat()
     metadata = json.loads(metadata)
     checksums = {part: {name: _of_array(array) for name, array in state[part].items()} for part in PARTS}
     checksums["metadata"] = _of_metadata(metadata)
-    arguments = orbax.args.Composite(
-        state=orbax.args.StandardSave({part: dict(state[part]) for part in PARTS}),
-        metadata=orbax.args.JsonSave({**metadata, _CHECKSUMS: checksums}),
-    )
-    with orbax.Checkpointer(orbax.CompositeCheckpointHandler()) as checkpointer:
-        checkpointer.save(folder, args=arguments)
+    # Not at once through a CompositeCheckpointHandler: its threads wait for each other by the wall clock.
+    with orbax.Checkpointer(orbax.JsonCheckpointHandler()) as checkpointer:
+        checkpointer.save(folder / "metadata", args=orbax.args.JsonSave({**metadata, _CHECKSUMS: checksums}))
+    with orbax.Checkpointer(orbax.StandardCheckpointHandler()) as checkpointer:
+        checkpointer.save(folder / "state", args=orbax.args.StandardSave({part: dict(state[part]) for part in PARTS}))
+    # TensorStore makes folders that are not there: one that vanished meanwhile is there again, with a part of it all.
+    (folder / "metadata").stat()
 
 
 def read_checkpoint(folder: Path) -> tuple[State, dict[str, Any]]:

@@ -244,11 +244,9 @@ class CheckpointStore:
                 self.directory.mkdir(parents=True, exist_ok=True)
                 checkpoint_folder.clean(self.directory)
                 self._is_open = True
-            write_checkpoint(folder, state, metadata)
-            checkpoint_folder.flush(folder)
+            with checkpoint_folder.whole_checkpoint(self.directory, step) as temporary:
+                write_checkpoint(temporary, state, metadata)
         except (OSError, ValueError) as error:
-            checkpoint_folder.remove(self.directory, step)
-            checkpoint_folder.clean(self.directory)
             raise UserError(f"{folder}: cannot be written ({system_reason(error)}); {self._what_is_whole()}") from None
         if self._max_to_keep is not None:
             steps = self.steps()
