@@ -270,16 +270,22 @@ def test_a_worker_that_does_not_write_reads_all_variables_and_leaves_no_trace(tm
 
 
 def test_time_that_save_blocks_is_counted(store, monkeypatch):
-    write = checkpoints.write_checkpoint
-    monkeypatch.setattr(checkpoints, "write_checkpoint", lambda *arguments: (time.sleep(0.5), write(*arguments)))
+    proceed, write = threading.Event(), checkpoints.write_checkpoint
+
+    def write_late(*arguments):
+        assert proceed.wait(60)
+        write(*arguments)
+
+    monkeypatch.setattr(checkpoints, "write_checkpoint", write_late)
     assert store.blocked_seconds == 0
     start = time.perf_counter()
+    # Returns though nothing can be written yet.
     store.save(1, {"w": tf.Variable(1.0)}, {}, METADATA)
-    first = time.perf_counter() - start
-    # Writing goes on in the background.
-    assert 0 < store.blocked_seconds <= first < 0.4
+    first = store.blocked_seconds
+    assert 0 < first <= time.perf_counter() - start
+    threading.Timer(0.5, proceed.set).start()
     store.save(2, {"w": tf.Variable(2.0)}, {}, METADATA)
-    assert 0.5 - first < store.blocked_seconds <= time.perf_counter() - start
+    assert first + 0.45 < store.blocked_seconds <= time.perf_counter() - start
     before = store.blocked_seconds
     store.wait()
     assert store.blocked_seconds == before and store.steps() == [1, 2]
