@@ -135,6 +135,15 @@ class CheckpointStore:
         if writing is not None:
             writing.result()
 
+    def raise_failure(self) -> None:
+        """Looks, without waiting, whether the last checkpoint could be written.
+
+        Raises:
+            UserError: It could not.
+        """
+        if self._writing is not None and self._writing.done():
+            self.wait()
+
     def close(self) -> None:
         """Waits, and lets go of the thread.
 

@@ -88,10 +88,9 @@ class Experiment:
                 steps = self._plan_values = tf.Variable(plan_values(plan), trainable=False)
             self.state = TrainingState(self.network, train, steps)
         self.restore()
-        if self.is_chief and (training or not (model_dir / CONFIG_FILE).is_file()):
-            # An evaluation with other settings does not change what the run is.
-            self.info.save(model_dir)
-            save_config(self.config, model_dir / CONFIG_FILE)
+        if not (model_dir / CONFIG_FILE).is_file():
+            # An evaluation with other settings does not change what the run is; training does when it begins.
+            self.describe()
 
     @property
     def has_other_processes(self) -> bool:
@@ -102,6 +101,12 @@ class Experiment:
     def step(self) -> int:
         """The training step of the weights."""
         return self.state.step
+
+    def describe(self) -> None:
+        """Writes down what the run is."""
+        if self.is_chief:
+            self.info.save(self.model_dir)
+            save_config(self.config, self.model_dir / CONFIG_FILE)
 
     def restore(self, step: int | None = None) -> int | None:
         """Takes up a checkpoint.
@@ -189,8 +194,7 @@ class Experiment:
         """
         self.run_state = state._replace(skipped_steps=self.run_state.skipped_steps)
         self._follow(state.plan)
-        if self.is_chief:
-            save_config(self.config, self.model_dir / CONFIG_FILE)
+        self.describe()
 
     def export(self) -> Path:
         """Exports the network and the merge alone, and returns the folder of the former."""

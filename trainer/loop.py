@@ -55,8 +55,10 @@ class Trainer(orbit.StandardTrainer):
         self._index = index
         self._strategy = strategy
         self._state = state
-        step = ReplicaStep(self, config, state)
-        self._replica_step = tf.function(step, jit_compile=True) if config.runtime.xla else step
+        self._replica_step = ReplicaStep(self, config, state)
+        # All that a TPU compiles anyway.
+        step = self._step_and_record
+        self._program = tf.function(step, jit_compile=True) if config.runtime.xla else step
         with strategy.scope():
             self._means = {name: keras.metrics.Mean(name=name) for name in (TOTAL, *self.loss_names(config))}
         with tf.device("CPU:0"):
@@ -176,7 +178,7 @@ class Trainer(orbit.StandardTrainer):
         return batch
 
     def _take_step(self, batch: Any) -> None:
-        outcome = self._strategy.run(self._step_and_record, args=(batch, self._stop.read_value()))
+        outcome = self._strategy.run(self._program, args=(batch, self._stop.read_value()))
         updated, overflowed, stop = (self._strategy.experimental_local_results(part)[0] for part in outcome)
         skips = tf.logical_not(updated | overflowed) & (self._skips < self._config.train.max_skipped_batches)
         if skips:

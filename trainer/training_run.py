@@ -46,6 +46,7 @@ def train(experiment: Experiment, evaluate: bool, profiled: ProfiledSteps | None
         KeyboardInterrupt: After Ctrl-C; likewise.
     """
     with locked(experiment.model_dir) if experiment.is_chief else contextlib.nullcontext():
+        experiment.describe()
         run = TrainingRun(experiment, evaluate, profiled)
         try:
             run.run()
@@ -158,6 +159,8 @@ class TrainingRun:
         if self._pace is not None:
             actions += [self._pace, lambda _: self._progress.ends_at(self._last_step)]
         actions += [self._tell_skips, self._curve, self._save_if_due, self._profile]
+        # A full disk is no reason to train on up to the next checkpoint.
+        actions.append(lambda _: self._experiment.store.raise_failure())
         images = self._image_summaries()
         return [*actions, *([self._progress.leaving_out(images)] if images is not None else []), self._end_if_asked]
 

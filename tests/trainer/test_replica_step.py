@@ -164,7 +164,7 @@ def test_averages_need_a_checkpoint_that_has_them(config, tmp_path):
     store.save(1, named_weights(state.network), state.optimizer_state(), {})
     store.close()
     _, other = tiny_trainer(changed(config, train={"ema_decay": 0.9}))
-    with pytest.raises(UserError, match="has no averaged weights; train.ema_decay cannot be set in the middle"):
+    with pytest.raises(UserError, match="has no averaged weights; train"):
         other.restore(CheckpointStore(tmp_path).load(), "x")
 
 
@@ -249,7 +249,7 @@ def test_a_batch_that_is_not_finite_is_left_out_so_often_at_most(config, monkeyp
     outputs = trainer.train(tf.constant(1))
     # A mean over what was learnt alone.
     assert np.isfinite(outputs[f"losses/train_{TOTAL}"])
-    with pytest.raises(UserError, match="^step 4: the loss or its gradient is not finite"):
+    with pytest.raises(UserError, match=r"^step 4: the loss or its gradient is not finite"):
         trainer.train(tf.constant(3))
     assert state.step == 4
 
@@ -257,7 +257,7 @@ def test_a_batch_that_is_not_finite_is_left_out_so_often_at_most(config, monkeyp
 def test_a_restarted_run_has_as_many_skips_left(config, monkeypatch):
     trainer, state = tiny_trainer(changed(config, train={"max_skipped_batches": 2}), skipped=(7,))
     break_steps(monkeypatch, state, [0, 1])
-    with pytest.raises(UserError, match="^step 1:"):
+    with pytest.raises(UserError, match=r"^step 1:"):
         trainer.train(tf.constant(2))
     assert trainer.skipped_steps == (7, 0)
     assert [line.split(":")[0] for line in trainer.newly_skipped()] == ["step 0"]

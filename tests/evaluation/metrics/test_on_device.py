@@ -18,8 +18,8 @@ from deeplab2_lite.errors import UserError
 from deeplab2_lite.evaluation import MeanIoU
 from deeplab2_lite.evaluation.evaluate import Evaluation, ImagePrediction
 from deeplab2_lite.evaluation.metrics.on_device import confusion_on_device
-from deeplab2_lite.trainer.evaluator import PanopticEvaluator
 from deeplab2_lite.trainer.evaluation_runs import evaluate
+from deeplab2_lite.trainer.evaluator import PanopticEvaluator
 from deeplab2_lite.trainer.experiment import Experiment
 
 INFO = DatasetInfo(
