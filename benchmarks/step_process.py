@@ -11,17 +11,33 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 _WARM_UP_STEPS = 2
 
 
+class Round(NamedTuple):
+    """What a round of steps took.
+
+    Attributes:
+        seconds: A step, by the clock.
+        cpu_seconds: A step, of all cores together; more than cores x seconds never, less where others were at work.
+        loss: Of the last step.
+        peak_mb: Resident memory at its highest over what was resident before training was prepared; None where the
+            system does not tell.
+    """
+
+    seconds: float
+    cpu_seconds: float
+    loss: float
+    peak_mb: float | None
+
+
 def serve(prepare: Callable[[], tuple[Callable[[int], float], int]]) -> None:
     """Prepares training, then runs as many steps as each line of the standard input says, until it ends.
 
-    Answers are lines of JSON: `parameters` once training is ready, then `seconds` (a step), `loss` (of the last
-    step) and `peak_mb` (resident memory at its highest over what was resident before `prepare`) a round.
+    Answers are lines of JSON: `parameters` once training is ready, then a `Round` for each line.
 
     Args:
         prepare: Gives what runs so many steps and returns the last one's loss, and the number of trainable
@@ -38,15 +54,16 @@ def serve(prepare: Callable[[], tuple[Callable[[int], float], int]]) -> None:
         # Resets the high-water mark, which never falls by itself: compiling does not count.
         if _CLEAR.exists():
             _CLEAR.write_text("5")
-        start = time.perf_counter()
+        start, cpu_start = time.perf_counter(), time.process_time()
         loss = run(steps)
-        seconds = (time.perf_counter() - start) / steps
+        seconds, cpu_seconds = time.perf_counter() - start, time.process_time() - cpu_start
         peak = resident_megabytes("VmHWM")
-        _answer(answers, seconds=seconds, loss=loss, peak_mb=None if peak is None else peak - before)
+        measured = Round(seconds / steps, cpu_seconds / steps, loss, None if peak is None else peak - before)
+        _answer(answers, **measured._asdict())
 
 
 def resident_megabytes(key: str) -> float | None:
-    """Resident memory of this process: now (`VmRSS`) or at its highest (`VmHWM`); None where the system does not tell."""
+    """Reads resident memory, now (`VmRSS`) or at its highest (`VmHWM`); None where the system does not tell."""
     if not _STATUS.exists():
         return None
     line = next(line for line in _STATUS.read_text().splitlines() if line.startswith(key))
@@ -72,10 +89,10 @@ class StepProcess:
         )
         self.parameters: int = self._read()["parameters"]
 
-    def round(self, steps: int) -> dict[str, Any]:
-        """Runs steps; returns the answer."""
+    def round(self, steps: int) -> Round:
+        """Runs steps."""
         print(steps, file=self._process.stdin, flush=True)
-        return self._read()
+        return Round(**self._read())
 
     def close(self) -> None:
         """Ends it."""
