@@ -42,8 +42,8 @@ def bare_step(config: ExperimentConfig, jit_compile: bool = False) -> Training:
 
     from deeplab2_lite.dataset_info import load_dataset_info
     from deeplab2_lite.model import build_model
-    from deeplab2_lite.trainer.loop import PanopticTrainer
     from deeplab2_lite.trainer.optimization import build_optimizer
+    from deeplab2_lite.trainer.panoptic import PanopticTrainer
 
     batch = draw_batch(config)
     network = build_model(config, load_dataset_info(config.data.dataset_info).num_classes, config.data.crop_size)
@@ -62,6 +62,34 @@ def bare_step(config: ExperimentConfig, jit_compile: bool = False) -> Training:
         for _ in range(steps):
             loss = step()
         return float(loss)
+
+    return Training(run, network)
+
+
+def whole_loop(config: ExperimentConfig) -> Training:
+    """The loop that users run, with all its accounts, on the same batch again and again; its input costs nothing."""
+    import tensorflow as tf
+
+    from deeplab2_lite.dataset_info import load_dataset_info
+    from deeplab2_lite.model import build_model
+    from deeplab2_lite.trainer.loop import TOTAL
+    from deeplab2_lite.trainer.panoptic import PanopticTrainer
+    from deeplab2_lite.trainer.training_state import TrainingState
+
+    class DrawnTrainer(PanopticTrainer):
+        @staticmethod
+        def input_dataset(config: ExperimentConfig, *_: Any) -> tf.data.Dataset:
+            return tf.data.Dataset.from_tensors(draw_batch(config)).repeat()
+
+    strategy = tf.distribute.OneDeviceStrategy("/cpu:0")
+    info = load_dataset_info(config.data.dataset_info)
+    with strategy.scope():
+        network = build_model(config, info.num_classes, config.data.crop_size)
+        state = TrainingState(network, config.train, config.train.steps)
+    trainer = DrawnTrainer(config, info, None, strategy, state)
+
+    def run(steps: int) -> float:
+        return trainer.train(tf.constant(steps))[f"losses/train_{TOTAL}"]
 
     return Training(run, network)
 
@@ -87,6 +115,14 @@ CONTENDERS = (
     Contender("tf.function"),
     Contender("XLA", prepare=lambda config: bare_step(config, jit_compile=True)),
     Contender("bfloat16", "train.precision=bfloat16"),
+    Contender("loop", prepare=whole_loop),
+    Contender("loop, XLA", "runtime.xla=true", whole_loop),
+    Contender("loop, bfloat16", "train.precision=bfloat16", whole_loop),
+    Contender("loop, float16", "train.precision=float16", whole_loop),
+    Contender("loop, recomputed", "train.recompute_activations=true", whole_loop),
+    Contender("loop, 2 parts", "train.accumulation_steps=2", whole_loop),
+    Contender("loop, 2 parts, recomputed", "train.accumulation_steps=2,train.recompute_activations=true", whole_loop),
+    Contender("loop, averaged weights", "train.ema_decay=0.9999", whole_loop),
 )
 
 
@@ -128,7 +164,7 @@ def main() -> None:
     # What importing takes is no part of what training takes.
     from deeplab2_lite.complexity.counting import count_parameters
     from deeplab2_lite.config_loading import load_config
-    from deeplab2_lite.trainer import loop, optimization  # noqa: F401
+    from deeplab2_lite.trainer import optimization, panoptic  # noqa: F401
 
     contender = next(c for c in CONTENDERS if c.name == arguments.contender)
     height, width = arguments.crop_size

@@ -259,8 +259,8 @@ class TrainConfig:
         batch_size: Global batch of an update, over all replicas and all parts of `accumulation_steps`.
         accumulation_steps: Compute the gradient of a batch in so many parts, one after the other, where it does not fit
             the memory at once. It is that of the whole batch; batch normalization sees a part at a time.
-        recompute_backbone: Keep few of the backbone's activations, and compute the others a second time when the
-            gradient needs them: less memory for some 30 % more time.
+        recompute_activations: Keep few activations, and compute the others a second time when the gradient needs
+            them: less memory for some 30 % more time.
         seed: Of initial weights, image order and augmentation; every draw follows from (seed, step).
         steps_per_loop: Steps run on the device between two looks of the host.
         checkpoint_interval: Steps between two checkpoints.
@@ -288,7 +288,7 @@ class TrainConfig:
     budget_seconds: float | None = None
     batch_size: int = 32
     accumulation_steps: int = 1
-    recompute_backbone: bool = False
+    recompute_activations: bool = False
     seed: int = 0
     steps_per_loop: int = 50
     checkpoint_interval: int = 1000

@@ -72,7 +72,7 @@ class ReplicaStep:
         self._state = state
         network = state.network
         plain: Callable[[tf.Tensor], Mapping[str, tf.Tensor]] = lambda images: network(images, training=True)  # noqa: E731
-        self._predict = recomputing(network) if config.train.recompute_backbone else plain
+        self._predict = recomputing(network) if config.train.recompute_activations else plain
 
     def __call__(self, batch: Any, stop: tf.Tensor) -> Outcome:
         """Takes a step, unless its loss or gradient is not finite: that changes nothing but the loss scale.

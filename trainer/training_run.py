@@ -56,7 +56,7 @@ def train(experiment: Experiment, evaluate: bool, profiled: ProfiledSteps | None
         except tf.errors.ResourceExhaustedError as error:
             raise UserError(
                 f"train.batch_size: a step does not fit the memory ({_line(error)}); expected a smaller one, more "
-                "train.accumulation_steps, train.recompute_backbone=true or train.precision=bfloat16"
+                "train.accumulation_steps, train.recompute_activations=true or train.precision=bfloat16"
             ) from None
         except _GONE as error:
             if not experiment.has_other_processes:

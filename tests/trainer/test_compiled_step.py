@@ -125,7 +125,7 @@ def test_all_sizes_are_static(config, monkeypatch):
 def test_the_whole_networks_step_compiles(config, backbone):
     model = dataclasses.replace(config.model, backbone=dataclasses.replace(config.model.backbone, name=backbone))
     targets = dataclasses.replace(config.targets, on_device=True)
-    config = changed(dataclasses.replace(config, targets=targets), train={"recompute_backbone": True})
+    config = changed(dataclasses.replace(config, targets=targets), train={"recompute_activations": True})
     config = dataclasses.replace(config, model=model)
     weights = []
     for each in (config, with_xla(config)):
