@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import sys
+import tempfile
 from pathlib import Path
 
 import tensorflow as tf
@@ -27,12 +28,17 @@ def make_folder(path: Path) -> None:
         path: The folder.
 
     Raises:
-        UserError: It cannot be made.
+        UserError: It cannot be made, or nothing can be written there.
     """
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"--model_dir: {path}: expected a folder ({error.strerror})") from None
+    try:
+        with tempfile.TemporaryFile(dir=path):
+            pass
+    except OSError as error:
+        raise UserError(f"--model_dir: {path}: cannot be written ({error.strerror})") from None
 
 
 def prepare_data(config: ExperimentConfig, model_dir: Path) -> Path:
