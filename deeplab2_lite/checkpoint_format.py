@@ -43,7 +43,7 @@ def write_checkpoint(folder: Path, state: State, metadata: str) -> None:
     """
     orbax = import_orbax()
     metadata = json.loads(metadata)
-    checksums = {part: {name: _of_array(array) for name, array in state[part].items()} for part in PARTS}
+    checksums = {part: {name: checksum(array) for name, array in state[part].items()} for part in PARTS}
     checksums["metadata"] = _of_metadata(metadata)
     # Not at once through a CompositeCheckpointHandler: its threads wait for each other by the wall clock.
     with orbax.Checkpointer(orbax.JsonCheckpointHandler()) as checkpointer:
@@ -104,11 +104,16 @@ def _check(state: State, metadata: dict[str, Any], checksums: dict[str, Any] | N
         if set(state[part]) != set(checksums[part]):
             raise ValueError(f"the names of its {part} differ from those written")
         for name, array in state[part].items():
-            if _of_array(array) != checksums[part][name]:
+            if checksum(array) != checksums[part][name]:
                 raise ValueError(f"the checksum of '{name}' in its {part} differs")
 
 
-def _of_array(array: np.ndarray) -> int:
+def checksum(array: np.ndarray) -> int:
+    """Returns the CRC-32 of an array's type, shape and values.
+
+    Args:
+        array: Of any type with a fixed size.
+    """
     start = zlib.crc32(f"{array.dtype.name} {array.shape}".encode())
     # As bytes, since NumPy hands out no buffer of bfloat16.
     return zlib.crc32(np.ascontiguousarray(array).reshape(-1).view(np.uint8), start)

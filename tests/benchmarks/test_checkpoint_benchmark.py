@@ -20,8 +20,8 @@ def test_a_network_with_its_optimizer(benchmark, tmp_path):
     row = benchmark.measure_experiment("shapes/mobilenet_v3_small", tmp_path, runs=1)
     assert tuple(row) == benchmark.COLUMNS
     # Weights, and Adam's two moments of those that are trained, in float32.
-    assert 2.9 < 1e6 * row["megabytes"] / row["parameters"] / 4 <= 3.01
+    assert 2.8 < 1e6 * row["megabytes"] / row["parameters"] / 4 < 3.1
     assert 0 < row["blocked_ms"] < row["written_ms"]
-    assert row["orbax_async_ms"] > 0 and row["orbax_sync_ms"] > 0 and row["unchecked_ms"] > 0 and row["read_ms"] > 0
+    assert all(row[column] > 0 for column in benchmark.COLUMNS[1:])
     # All but the newest of the store is removed.
     assert sorted(str(path.relative_to(tmp_path)) for path in tmp_path.glob("*/*")) == ["store/1"]
