@@ -34,9 +34,10 @@ spec.loader.exec_module(module)
 with module.locked(sys.argv[2]):
     child = os.fork()
     if child == 0:
+        # Once it runs it has let go.
+        print(os.getpid(), flush=True)
         time.sleep(60)
         os._exit(0)
-    print(child, flush=True)
     time.sleep(60)
 """
 
