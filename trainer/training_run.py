@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import time
 from collections.abc import Callable, Mapping
 
@@ -28,6 +29,7 @@ from deeplab2_lite.trainer.progress import Progress
 from deeplab2_lite.trainer.summaries import ImageSummaries
 
 Action = Callable[[Mapping[str, float]], None]
+_DISK_IS_FULL = re.compile(r"space left|quota", re.IGNORECASE)
 _GONE = (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.CancelledError, tf.errors.DeadlineExceededError)
 
 
@@ -54,6 +56,9 @@ def train(experiment: Experiment, evaluate: bool, profiled: ProfiledSteps | None
             place = error.filename or experiment.model_dir
             raise UserError(f"{place}: cannot be written ({error.strerror or error})") from None
         except tf.errors.ResourceExhaustedError as error:
+            if _DISK_IS_FULL.search(str(error.message)):
+                # Of TensorBoard's files.
+                raise UserError(f"{experiment.model_dir}: cannot be written ({_line(error)})") from None
             raise UserError(
                 f"train.batch_size: a step does not fit the memory ({_line(error)}); expected a smaller one, more "
                 "train.accumulation_steps, train.recompute_activations=true or train.precision=bfloat16"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -76,7 +77,10 @@ def test_two_workers_do_what_one_process_does(records, tmp_path):
     (tmp_path / "two").mkdir()
     one, two = Job(tmp_path / "one", records, 0), Job(tmp_path / "two", records, 2)
     one.finish()
+    # They go on from a checkpoint of one process: that does not say how many replicas wrote it.
+    shutil.copytree(one.model_dir / "checkpoints" / "2", two.model_dir / "checkpoints" / "2")
     two.finish()
+    assert "going on from the checkpoint of step 2\n" in two.logs[0].read_text()
     (expected, metrics), (found, found_metrics) = one.end(), two.end()
     start = flat(CheckpointStore(one.model_dir / "checkpoints").load(2).weights)
     update = np.linalg.norm(flat(expected.weights) - start)
