@@ -11,7 +11,7 @@ import json
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -131,8 +131,10 @@ class CheckpointStore:
         Raises:
             UserError: It could not be written.
         """
-        writing, self._writing = self._writing, None
-        if writing is not None:
+        if self._writing is not None:
+            # An interrupt may come out of this; the checkpoint goes on being written then, and can be waited for.
+            wait([self._writing])
+            writing, self._writing = self._writing, None
             writing.result()
 
     def raise_failure(self) -> None:
@@ -167,7 +169,7 @@ class CheckpointStore:
             Its content.
 
         Raises:
-            UserError: There is none, or it cannot be read.
+            UserError: There is none, or it cannot be read; or one that was being written could not be.
         """
         self.wait()
         if step is None:
