@@ -83,7 +83,22 @@ def _forgetful(segment: _Segment) -> Callable[..., list[tf.Tensor]]:
         repeated = True
         return segment(*inputs)
 
-    return tf.recompute_grad(run)
+    forgetful = tf.recompute_grad(run)
+    return lambda *inputs: _meet(*forgetful(*inputs))
+
+
+@tf.custom_gradient
+def _meet(*tensors: tf.Tensor) -> tuple[list[tf.Tensor], Callable[..., list[tf.Tensor]]]:
+    """Returns tensors as they are; their gradients wait for each other.
+
+    `tf.recompute_grad` waits for the first gradient alone, and would fill memory while the rest is on the way.
+    """
+
+    def gradient(*gradients: tf.Tensor) -> list[tf.Tensor]:
+        with tf.control_dependencies(gradients):
+            return [tf.identity(each) for each in gradients]
+
+    return [tf.identity(tensor) for tensor in tensors], gradient
 
 
 def _cut(network: keras.Model) -> list[_Segment]:
