@@ -129,7 +129,7 @@ def test_killed_while_saving_and_terminated_while_training(reference, records_of
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM], ids=lambda number: number.name)
 def test_twenty_times_at_random_moments(number, records_of_scenes, tmp_path):
-    settings = "train.steps=96,train.steps_per_loop=3"
+    settings = "train.steps=160,train.steps_per_loop=3,train.eval_interval=40"
     undisturbed, job = (Job(tmp_path / name, records_of_scenes, settings) for name in ("undisturbed", "disturbed"))
     undisturbed.model_dir.parent.mkdir()
     job.model_dir.parent.mkdir()
@@ -137,13 +137,15 @@ def test_twenty_times_at_random_moments(number, records_of_scenes, tmp_path):
     random = np.random.default_rng(0)
     taken, kills, saving = [], 0, 0
     while kills < 20:
+        there = len(job.steps()) and job.steps()[-1]
         process = job.start()
         if kills % 3 == 0:
-            if wait_for(is_saving(job), process):
+            # Of every third process the second save.
+            if wait_for(lambda seen=there: job.steps()[-1:] > [seen], process) and wait_for(is_saving(job), process):
                 saving += 1
                 process.send_signal(number)
         elif wait_for(is_training(job), process):
-            time.sleep(random.uniform(0, 1.5))
+            time.sleep(random.uniform(0, 3))
             process.send_signal(number)
         status = process.wait(300)
         kills += 1
