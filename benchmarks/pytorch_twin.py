@@ -107,6 +107,7 @@ class Aspp(nn.Module):
         self.project = conv_bn(outputs * (2 + len(_ATROUS_RATES)), outputs)
 
     def forward(self, features: Tensor) -> Tensor:
+        """Returns 256 channels of context."""
         parts = [self.pointwise(features), self.atrous1(features), self.atrous2(features), self.atrous3(features)]
         context = self.image(functional.adaptive_avg_pool2d(features, 1))
         parts.append(context.expand(-1, -1, *features.shape[2:]))
@@ -122,6 +123,7 @@ class Stage(nn.Module):
         self.fuse1 = separable_conv_bn(inputs + projection, outputs, 5)
 
     def forward(self, features: Tensor, skip: Tensor) -> Tensor:
+        """Returns features at the resolution of the skip."""
         skip = self.project(skip)
         return self.fuse1(torch.cat([resize(features, skip.shape[2:]), skip], 1))
 
@@ -137,6 +139,7 @@ class Head(nn.Module):
         nn.init.zeros_(self.logits.conv.bias)
 
     def forward(self, features: Tensor) -> Tensor:
+        """Returns the head's output."""
         return self.logits(self.fuse(features))
 
 
@@ -154,6 +157,7 @@ class Branch(nn.Module):
             self.add_module(name, module)
 
     def forward(self, features: Tensor, skips: dict[int, Tensor]) -> list[Tensor]:
+        """Returns the heads' outputs in their order."""
         decoded = self.decoder["os8"](self.aspp(features), skips[8])
         decoded = self.decoder["os4"](decoded, skips[4])
         return [getattr(self, name)(decoded) for name in self.heads]
