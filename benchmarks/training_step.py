@@ -38,6 +38,8 @@ COLUMNS = (
     "times_pytorch",
     "others_percent",
 )
+# The experiment whose network there is in PyTorch, too.
+TWIN_OF = "cityscapes/resnet50_beta"
 PYTORCH = {
     "PyTorch": (),
     "PyTorch channels_last": ("--channels_last",),
@@ -57,14 +59,21 @@ class Measured(NamedTuple):
     others: float
 
 
-def commands(names: Sequence[str], batch_size: int, crop_size: Sequence[int], torch_python: str | None) -> dict:
+def commands(
+    names: Sequence[str],
+    batch_size: int,
+    crop_size: Sequence[int],
+    torch_python: str | None,
+    experiment: str = TWIN_OF,
+) -> dict:
     """Returns the command of each contender, and what its environment has besides ours."""
     options = [f"--batch_size={batch_size}", "--crop_size", *map(str, crop_size)]
     found = {}
     for contender in CONTENDERS:
-        command = [sys.executable, str(_HERE / "training_contenders.py"), contender.name, *options]
+        script = str(_HERE / "training_contenders.py")
+        command = [sys.executable, script, contender.name, *options, f"--experiment={experiment}"]
         found[contender.name] = (command, contender.environment)
-    if torch_python is not None:
+    if torch_python is not None and experiment == TWIN_OF:
         for name, flags in PYTORCH.items():
             found[name] = ([torch_python, str(_HERE / "pytorch_twin.py"), *options, *flags], {})
     return {name: found[name] for name in names if name in found} if names else found
@@ -143,6 +152,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     names = [*(contender.name for contender in CONTENDERS), *PYTORCH]
     parser.add_argument("--contender", action="append", choices=names, help="instead of all", default=[])
+    parser.add_argument("--experiment", default=TWIN_OF, help="default: %(default)s, the only one with a PyTorch twin")
     parser.add_argument("--batch_size", type=int, nargs="+", default=[2, 4])
     parser.add_argument("--crop_size", type=int, nargs=2, default=(257, 513), metavar=("HEIGHT", "WIDTH"))
     parser.add_argument("--rounds", type=int, default=7)
@@ -157,7 +167,9 @@ def main() -> None:
         writer.writeheader()
         print(" | ".join(COLUMNS))
         for batch_size in arguments.batch_size:
-            started = commands(arguments.contender, batch_size, arguments.crop_size, arguments.torch_python)
+            started = commands(
+                arguments.contender, batch_size, arguments.crop_size, arguments.torch_python, arguments.experiment
+            )
             for row in rows(measure(started, arguments.rounds, arguments.steps), batch_size):
                 writer.writerow(row)
                 print(" | ".join(str(row[column]) for column in COLUMNS), flush=True)

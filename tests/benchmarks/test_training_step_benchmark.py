@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from deeplab2_lite.config_loading import load_config
 from deeplab2_lite.model import build_model
-from deeplab2_lite.trainer.loop import PanopticTrainer
+from deeplab2_lite.trainer.panoptic import PanopticTrainer
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 _SIZE = (65, 129)
