@@ -66,7 +66,7 @@ def run(arguments: argparse.Namespace) -> None:
         UserError: No model or image is there, an image cannot be read, or the output cannot be written.
     """
     paths = find_images(Path(arguments.input))
-    from deeplab2_lite.inference import Predictor
+    from deeplab2_lite.predictor import Predictor
     from deeplab2_lite.visualize import overlay_panoptic
 
     folder = Path(arguments.output)

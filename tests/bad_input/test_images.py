@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from deeplab2_lite import cli, inference
+from deeplab2_lite import cli, predictor
 from deeplab2_lite.dataset_info import load_dataset_info
 
 HEIGHT, WIDTH = 16, 24
@@ -136,7 +136,7 @@ class Seen:
 
 @pytest.fixture(autouse=True)
 def seen(monkeypatch):
-    monkeypatch.setattr(inference, "Predictor", Seen)
+    monkeypatch.setattr(predictor, "Predictor", Seen)
     monkeypatch.setattr(Seen, "images", [])
     return Seen.images
 

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 from pycocotools import mask as mask_utils
 
-from deeplab2_lite import cli, inference
+from deeplab2_lite import cli, predictor
 from deeplab2_lite.dataset_info import load_dataset_info
 from deeplab2_lite.errors import UserError
 from deeplab2_lite.evaluation.model_arguments import VIEW_FLAGS
@@ -101,7 +101,7 @@ class RedPredictor:
 
 @pytest.fixture
 def red(monkeypatch):
-    monkeypatch.setattr(inference, "Predictor", RedPredictor)
+    monkeypatch.setattr(predictor, "Predictor", RedPredictor)
     monkeypatch.setattr(RedPredictor, "seen", [])
     monkeypatch.setattr(RedPredictor, "asked", [])
     return RedPredictor
@@ -324,7 +324,7 @@ def test_after_a_kill_the_same_command_goes_on(tmp_path, red, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         run(arguments(tmp_path))
     monkeypatch.undo()
-    monkeypatch.setattr(inference, "Predictor", red)
+    monkeypatch.setattr(predictor, "Predictor", red)
     red.seen.clear()
     # A killed process writes no JSON, and may have written half a line.
     (output / "panoptic.json").unlink()
