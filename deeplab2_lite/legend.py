@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -52,7 +52,7 @@ def class_keys(panoptic: np.ndarray, info: DatasetInfo, size: int) -> list[Key]:
             continue
         instances = [panoptic_id for panoptic_id in ids if description.isthing and panoptic_id % info.label_divisor]
         bars = [description.color, *(colors[panoptic_id] for panoptic_id in instances[:_SHOWN_INSTANCES])]
-        text = f"{description.name} \N{MULTIPLICATION SIGN}{len(instances)}" if instances else description.name
+        text = f"{description.name}: {len(instances)}" if instances else description.name
         keys.append(Key(_bars(bars, size), text))
     if (present_ids(panoptic) // info.label_divisor == info.ignore_label).any():
         swatch = np.full((size, round(1.6 * size), 3), 40.0)
@@ -109,9 +109,9 @@ def draw_ring(draw: ImageDraw.ImageDraw, x: float, y: float, radius: float) -> N
     draw.ellipse(box, outline=(255, 255, 255), width=width)
 
 
-def text_size(picture: Any) -> int:
-    """Returns the size of text, in pixels, that suits a picture [height, width, 3]."""
-    return max(13, round(max(np.shape(picture)[:2]) / 70))
+def text_size(longest_side: int) -> int:
+    """Returns the size of text, in pixels, that suits a picture."""
+    return max(13, round(longest_side / 70))
 
 
 def add_legend(picture: np.ndarray, keys: Sequence[Key], size: int) -> np.ndarray:
@@ -167,9 +167,9 @@ def _flow(keys: Sequence[Key], width: int, size: int) -> Image.Image:
 def _shortened(text: str, size: int, room: int) -> str:
     if font(size).getlength(text) <= room:
         return text
-    while text and font(size).getlength(text + "\N{HORIZONTAL ELLIPSIS}") > room:
+    while text and font(size).getlength(text + "...") > room:
         text = text[:-1]
-    return text + "\N{HORIZONTAL ELLIPSIS}"
+    return text + "..."
 
 
 def _bars(colors: Sequence[tuple[int, int, int]], size: int) -> np.ndarray:

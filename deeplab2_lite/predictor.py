@@ -74,11 +74,12 @@ class Predictor:
         """Whether `observe` gives what the heads say: an export gives its outputs alone."""
         return self._observe is not None
 
-    def observe(self, image: np.ndarray | tf.Tensor) -> Observation:
+    def observe(self, image: np.ndarray | tf.Tensor, heads: bool = True) -> Observation:
         """Segments an image, and keeps what the network says of it on the way.
 
         Args:
             image: RGB, uint8 [height, width, 3].
+            heads: Keep it; else only what calling the predictor gives.
 
         Returns:
             NumPy arrays without batch dimension; no heads where there are none.
@@ -86,7 +87,7 @@ class Predictor:
         Raises:
             UserError: The array is no RGB image.
         """
-        if self._observe is None:
+        if self._observe is None or not heads:
             result = self(image)
             return Observation(result, self.instance_scores, None)
         observation = self._observe(_as_batch(image))

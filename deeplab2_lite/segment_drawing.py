@@ -11,6 +11,8 @@ from PIL import Image, ImageDraw, ImageFont
 from deeplab2_lite.dataset_info import DatasetInfo
 from deeplab2_lite.segment_colors import thing_pixels
 
+# Of the pixels that a name's plate hides, so many at least are of what it names; names of stuff give way to things.
+_LEAST_OWN_GROUND = {True: 0.6, False: 0.9}
 # Places for names are sought on a map of this longer side: exact enough, and quick on large images.
 _SEARCH_SIDE = 320
 
@@ -199,6 +201,9 @@ def draw_names(picture: Image.Image, panoptic: np.ndarray, info: DatasetInfo) ->
         x = min(max(place.column, margin - left), picture.width - right - margin)
         y = min(max(place.row, margin - top), picture.height - bottom - margin)
         plate = (x + left - margin, y + top - margin, x + right + margin, y + bottom + margin)
+        below = panoptic[max(0, int(plate[1])) : int(plate[3]) + 1, max(0, int(plate[0])) : int(plate[2]) + 1]
+        if (below == place.panoptic_id).mean() < _LEAST_OWN_GROUND[info.classes[class_id].isthing]:
+            continue
         # A plate may hide half of its segment at most.
         plate_area = (right - left + 2 * margin) * (bottom - top + 2 * margin)
         if 2 * plate_area > place.area or any(_overlap(plate, other) for other in taken):

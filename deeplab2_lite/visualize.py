@@ -74,7 +74,7 @@ def overlay_panoptic(
     if not 0 <= alpha <= 1:
         raise UserError(f"alpha: expected a number in 0..1, got {alpha}")
     if scale is None:
-        scale = max(1, math.ceil(_LEGIBLE_SIDE / max(panoptic.shape)))
+        scale = legible_scale(panoptic)
     elif scale < 1:
         raise UserError(f"scale: expected a whole number of at least 1, got {scale}")
     height, width = panoptic.shape[0] * scale, panoptic.shape[1] * scale
@@ -91,6 +91,11 @@ def overlay_panoptic(
     if names:
         canvas = draw_names(canvas, panoptic, info)
     return np.asarray(canvas)
+
+
+def legible_scale(panoptic: np.ndarray) -> int:
+    """Returns the whole factor by which a map [height, width] must be enlarged so that names can be read on it."""
+    return max(1, math.ceil(_LEGIBLE_SIDE / max(panoptic.shape)))
 
 
 def colorize_offsets(offset: Any, max_magnitude: float | None = None) -> np.ndarray:
