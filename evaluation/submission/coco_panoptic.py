@@ -57,13 +57,14 @@ class CocoPanopticWriter:
         image_id = coco_image_id(file_name) if image_id is None else image_id
         height, width = panoptic.shape
         ids = coco_segment_ids(panoptic, self._info)
+        segments = coco_segments(ids, self._info)
         save_image(self._png_dir / f"{stem}.png", coco_channels(ids))
         return {
             "image": {"id": image_id, "file_name": file_name, "height": height, "width": width},
             "annotation": {
                 "image_id": image_id,
                 "file_name": f"{stem}.png",
-                "segments_info": coco_segments(ids, self._info),
+                "segments_info": segments,
             },
         }
 
