@@ -48,7 +48,7 @@ async function open(body, query, name) {
 }
 
 function openFile(file) {
-  if (!file) return;
+  if (!file || !model) return;
   if (file.size > model.max_bytes) {
     const [size, most] = [file.size / 1e6, model.max_bytes / 1e6];
     requests++;
@@ -177,16 +177,16 @@ function showInstances() {
     const head = make("th", { className: "name", scope: "row" }, mark);
     const row = make("tr", { tabIndex: 0 }, head, ...cells.map((cell) => make("td", {}, `${cell}`)));
     row.dataset.id = segment.id;
-    row.addEventListener("mouseenter", () => mark_(segment.id));
-    row.addEventListener("mouseleave", () => mark_(null));
-    row.addEventListener("focus", () => mark_(segment.id));
-    row.addEventListener("blur", () => mark_(null));
+    row.addEventListener("mouseenter", () => outline(segment.id));
+    row.addEventListener("mouseleave", () => outline(null));
+    row.addEventListener("focus", () => outline(segment.id));
+    row.addEventListener("blur", () => outline(null));
     return row;
   });
   byId("instances").replaceChildren(...rows);
 }
 
-function mark_(id) {
+function outline(id) {
   if (id === marked) return;
   marked = id;
   for (const row of byId("instances").rows) row.classList.toggle("here", Number(row.dataset.id) === id);
@@ -204,14 +204,14 @@ function point(x, y) {
   if (id === VOID) {
     const guess = model.classes[view.semantic[at]].name;
     byId("readout").replaceChildren(make("span", { className: "swatch void" }), make("span", {}, `${place}: void (most likely ${guess}${sure})`));
-    mark_(null);
+    outline(null);
     return;
   }
   const segment = view.segments.get(id);
   const { name, isthing } = model.classes[classOf(id)];
   const instance = isthing ? ` ${numberOf(id)}, score ${segment.score?.toFixed(2) ?? "unknown"}` : "";
   byId("readout").replaceChildren(swatch(view.answer.colors[id]), make("span", {}, `${place}: ${name}${instance}${sure}`));
-  mark_(isthing ? id : null);
+  outline(isthing ? id : null);
 }
 
 canvas.addEventListener("mousemove", (event) => {
@@ -220,7 +220,7 @@ canvas.addEventListener("mousemove", (event) => {
   const y = ((event.clientY - box.top) / box.height) * view.height;
   point(Math.floor(x), Math.floor(y));
 });
-canvas.addEventListener("mouseleave", () => mark_(null));
+canvas.addEventListener("mouseleave", () => outline(null));
 canvas.addEventListener("keydown", (event) => {
   const moves = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
   const move = moves[event.key];
@@ -231,7 +231,7 @@ canvas.addEventListener("keydown", (event) => {
   drawCrosshair();
 });
 canvas.addEventListener("blur", () => {
-  mark_(null);
+  outline(null);
   draw();
 });
 
@@ -268,7 +268,7 @@ byId("save-json").addEventListener("click", () => {
   save(new Blob([JSON.stringify(view.answer.coco)], { type: "application/json" }), `${stem()}.json`);
 });
 byId("save-picture").addEventListener("click", () => {
-  mark_(null);
+  outline(null);
   draw();
   canvas.toBlob((blob) => save(blob, `${stem()}_picture.png`));
 });

@@ -1,7 +1,7 @@
 // The pixels of the page: maps of ids that came as PNG, and the layers that are made of them.
 
-const VOID = 0;
-const SHORT_SIDE_OF_LARGE = 900;
+export const VOID = 0;
+const LARGE_SIDE = 900;
 
 // Returns the pixels of a data: URI, exactly as they were encoded (opaque PNG has no colour profile).
 export async function pixelsOf(uri) {
@@ -28,7 +28,7 @@ export function idsOf(pixels) {
 
 // Small images are enlarged by a whole factor, so that lines on them are thinner than their pixels.
 export function scaleFor(width, height) {
-  return Math.max(1, Math.floor(SHORT_SIDE_OF_LARGE / Math.max(width, height)));
+  return Math.max(1, Math.ceil(LARGE_SIDE / Math.max(width, height)));
 }
 
 // Paints a map: colorOf gives [r, g, b] of an id, null leaves its pixels clear, "void" hatches them.
@@ -55,6 +55,7 @@ export function paint(ids, width, height, colorOf) {
 export function contours(ids, width, height, scale, isWanted, style, box = [0, 0, width, height]) {
   const [canvas, context] = makeCanvas(width * scale, height * scale);
   const thickness = style.thickness * Math.max(1, Math.round((Math.max(width, height) * scale) / 900));
+  const before = Math.floor(thickness / 2); // whole pixels: no half-transparent edges
   const [left, top] = [Math.max(0, box[0] - 1), Math.max(0, box[1] - 1)];
   const [right, bottom] = [Math.min(width, box[0] + box[2] + 1), Math.min(height, box[1] + box[3] + 1)];
   context.fillStyle = style.color;
@@ -63,10 +64,10 @@ export function contours(ids, width, height, scale, isWanted, style, box = [0, 0
     for (let x = left; x < right; x++) {
       const id = ids[y * width + x];
       if (x + 1 < right && differ(id, ids[y * width + x + 1])) {
-        context.fillRect((x + 1) * scale - thickness / 2, y * scale - thickness / 2, thickness, scale + thickness);
+        context.fillRect((x + 1) * scale - before, y * scale - before, thickness, scale + thickness);
       }
       if (y + 1 < bottom && differ(id, ids[(y + 1) * width + x])) {
-        context.fillRect(x * scale - thickness / 2, (y + 1) * scale - thickness / 2, scale + thickness, thickness);
+        context.fillRect(x * scale - before, (y + 1) * scale - before, scale + thickness, thickness);
       }
     }
   }
@@ -103,5 +104,3 @@ export function makeCanvas(width, height) {
   canvas.height = height;
   return [canvas, canvas.getContext("2d", { willReadFrequently: true })];
 }
-
-export { VOID };

@@ -73,9 +73,7 @@ class DemoServer(ThreadingHTTPServer):
             super().__init__((host, port), _Handler)
         except (OSError, OverflowError) as error:
             reason = getattr(error, "strerror", None) or error
-            raise UserError(
-                f"--host {host} --port {port}: cannot listen there ({reason}); 0 takes a free port"
-            ) from None
+            raise UserError(f"--port {port}: cannot listen on {host} ({reason}); 0 takes a free one") from None
         self.url = f"http://{host}:{self.server_address[1]}/"
 
     def handle_error(self, request: Any, client_address: Any) -> None:
