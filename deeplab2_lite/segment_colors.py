@@ -71,9 +71,13 @@ def thing_pixels(panoptic: np.ndarray, info: DatasetInfo) -> np.ndarray:
 def _neighbors(panoptic: np.ndarray, info: DatasetInfo) -> dict[int, set[int]]:
     """Returns of each instance those of smaller ids that it touches, or nearly touches."""
     is_instance = thing_pixels(panoptic, info) & (panoptic % info.label_divisor > 0)
+    # Steps that grow by twice, so that nothing that is not tiny is stepped over.
+    steps = [1]
+    while 2 * steps[-1] <= max(2, max(panoptic.shape) // 100):
+        steps.append(2 * steps[-1])
     pairs = []
     for axis in (0, 1):
-        for step in {1, max(2, max(panoptic.shape) // 100)}:
+        for step in steps:
             before, after = (_cut(panoptic, axis, part) for part in (slice(None, -step), slice(step, None)))
             both = _cut(is_instance, axis, slice(None, -step)) & _cut(is_instance, axis, slice(step, None))
             differ = both & (before != after)

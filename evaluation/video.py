@@ -107,11 +107,11 @@ def load_opencv() -> ModuleType:
         UserError: It is not installed.
     """
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
-    os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")
     try:
         import cv2
     except ImportError:
         raise UserError("videos need OpenCV: pip install 'deeplab2_lite[video]'") from None
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
     return cv2
 
 

@@ -147,13 +147,16 @@ const numberOf = (id) => (id - 1) % model.label_divisor;
 function showLegend() {
   const classes = new Map();
   for (const segment of view.segments.values()) {
-    const entry = classes.get(classOf(segment.id)) ?? { area: 0, count: 0 };
-    classes.set(classOf(segment.id), { area: entry.area + segment.area, count: entry.count + 1 });
+    const entry = classes.get(classOf(segment.id)) ?? { area: 0, count: 0, colors: [] };
+    entry.area += segment.area;
+    entry.count += 1;
+    entry.colors.push(view.answer.colors[segment.id]);
+    classes.set(classOf(segment.id), entry);
   }
   const items = [...classes.keys()].sort((a, b) => a - b).map((id) => {
     const { name, color, isthing } = model.classes[id];
-    const { area, count } = classes.get(id);
-    return legendItem(swatch(color), name, isthing ? `${count}` : "", area);
+    const { area, count, colors } = classes.get(id);
+    return legendItem(isthing ? splitSwatch(color, colors) : swatch(color), name, isthing ? `${count}` : "", area);
   });
   const named = [...classes.values()].reduce((sum, entry) => sum + entry.area, 0);
   const unnamed = view.width * view.height - named;
@@ -284,6 +287,18 @@ function make(tag, properties, ...children) {
 function swatch(color) {
   const mark = make("span", { className: "swatch" });
   mark.style.backgroundColor = `rgb(${color.join(" ")})`;
+  return mark;
+}
+
+// The colour of a class, then those of its first instances.
+function splitSwatch(color, colors) {
+  const shown = colors.slice(0, 3);
+  const stops = shown.map((one, i) => {
+    const [from, to] = [i, i + 1].map((n) => 50 + (50 * n) / shown.length);
+    return `rgb(${one.join(" ")}) ${from}% ${to}%`;
+  });
+  const mark = make("span", { className: "swatch split" });
+  mark.style.background = `linear-gradient(90deg, rgb(${color.join(" ")}) 0% 50%, ${stops.join(", ")})`;
   return mark;
 }
 
