@@ -70,7 +70,7 @@ def test_the_instance_layer_has_no_stuff():
     np.testing.assert_allclose(found, 0.8 * np.array(colors[6001]), atol=4)
     assert np.abs(found - middle(picture, 30, 42)).max() > 30
     # Lines, whose corners are round.
-    assert (picture[200, 210:590] > 250).all() and (picture[210:390, 400] > 250).all()
+    assert (picture[200, 210:390] > 250).all() and (picture[210:390, 400] > 250).all()
 
 
 def test_the_heatmap_layer_shows_maxima_and_centres():
