@@ -6,7 +6,7 @@ They are those of the paper's Figures 4 and 9 to 11.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw
 
 from deeplab2_lite.dataset_info import DatasetInfo
 from deeplab2_lite.legend import Key, add_legend, class_keys, draw_ring, heatmap_key, mark_key, offset_key, text_size
-from deeplab2_lite.segment_colors import thing_pixels
+from deeplab2_lite.segment_colors import Color, segment_colors, thing_pixels
 from deeplab2_lite.segment_drawing import enlarge_labels, instance_borders
 from deeplab2_lite.visualize import (
     colorize_heatmap,
@@ -24,6 +24,8 @@ from deeplab2_lite.visualize import (
     overlay_panoptic,
     side_by_side,
 )
+
+Colors = Mapping[int, Color]
 
 LAYERS = ("semantic", "instance", "heatmap", "offsets", "sheet")
 # Those that an export does not give.
@@ -84,39 +86,42 @@ def draw_layer(name: str, seen: Seen, info: DatasetInfo, legend: bool = True, sc
     Returns:
         uint8 RGB [height, width, 3].
     """
+    # One choice for all pictures, whatever their resolution.
+    colors = segment_colors(seen.panoptic, info)
     if name == "sheet":
-        return _sheet(seen, info, legend)
+        return _sheet(seen, info, colors, legend)
     scale = legible_scale(seen.panoptic) if scale is None else scale
     size = text_size(scale * max(seen.panoptic.shape))
-    layer = _draw(name, seen, info, scale, size)
+    layer = _draw(name, seen, info, colors, scale, size)
     return add_legend(layer.picture, layer.keys, size) if legend else layer.picture
 
 
-def _draw(name: str, seen: Seen, info: DatasetInfo, scale: int, size: int) -> Layer:
+def _draw(name: str, seen: Seen, info: DatasetInfo, colors: Colors, scale: int, size: int) -> Layer:
     """Draws a picture of the image, enlarged by a whole factor; the text of its keys has a size."""
     if name == "overlay":
-        picture = overlay_panoptic(seen.image, seen.panoptic, info, scale=scale)
-        return Layer(picture, class_keys(seen.panoptic, info, size))
+        picture = overlay_panoptic(seen.image, seen.panoptic, info, scale=scale, colors=colors)
+        return Layer(picture, class_keys(seen.panoptic, info, size, colors))
     if name == "semantic":
         classes = seen.semantic * info.label_divisor
-        return Layer(overlay_panoptic(seen.image, classes, info, scale=scale), class_keys(classes, info, size))
+        picture = overlay_panoptic(seen.image, classes, info, scale=scale)
+        return Layer(picture, class_keys(classes, info, size, segment_colors(classes, info)))
     if name == "instance":
-        return _draw_instances(seen, info, scale, size)
+        return _draw_instances(seen, info, colors, scale, size)
     if name == "heatmap":
         return _draw_heatmap(seen, scale, size)
     return _draw_offsets(seen, info, scale, size)
 
 
-def _draw_instances(seen: Seen, info: DatasetInfo, scale: int, size: int) -> Layer:
+def _draw_instances(seen: Seen, info: DatasetInfo, colors: Colors, scale: int, size: int) -> Layer:
     panoptic = enlarge_labels(seen.panoptic, scale)
     is_thing = thing_pixels(panoptic, info)
     # Void in the place of stuff, which then has no colour and no key.
     things = np.where(is_thing, panoptic, info.void_id)
     picture = 0.45 * _grey(_enlarged(seen.image, scale))
-    picture[is_thing] = 0.5 * picture[is_thing] + 0.8 * colorize_panoptic(things, info)[is_thing]
+    picture[is_thing] = 0.5 * picture[is_thing] + 0.8 * colorize_panoptic(things, info, colors)[is_thing]
     thickness = max(1, round(max(panoptic.shape) / 900))
     picture[instance_borders(things, info, thickness)] = 255
-    keys = [key for key in class_keys(np.where(is_thing, panoptic, info.void_id), info, size) if key.text != "void"]
+    keys = [key for key in class_keys(things, info, size, colors) if key.text != "void"]
     return Layer(np.clip(np.round(picture), 0, 255).astype(np.uint8), keys)
 
 
@@ -147,7 +152,7 @@ def _draw_offsets(seen: Seen, info: DatasetInfo, scale: int, size: int) -> Layer
     return Layer(_enlarged(picture, scale, Image.Resampling.NEAREST), [offset_key(longest, size)])
 
 
-def _sheet(seen: Seen, info: DatasetInfo, legend: bool) -> np.ndarray:
+def _sheet(seen: Seen, info: DatasetInfo, colors: Colors, legend: bool) -> np.ndarray:
     seen = _reduced(seen, _PANEL_SIDE)
     names = ["semantic", "heatmap", "offsets", "instance", "panoptic"]
     if not seen.has_heads:
@@ -158,7 +163,7 @@ def _sheet(seen: Seen, info: DatasetInfo, legend: bool) -> np.ndarray:
     size = max(16, round(columns * width / 100))
     panels, keys = {"image": _enlarged(seen.image, scale)}, {}
     for name in names:
-        layer = _draw("overlay" if name == "panoptic" else name, seen, info, scale, size)
+        layer = _draw("overlay" if name == "panoptic" else name, seen, info, colors, scale, size)
         panels[_TITLES.get(name, name)] = layer.picture
         # Of classes the panoptic picture's keys say most.
         if name not in ("semantic", "instance"):

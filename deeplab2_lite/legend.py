@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageDraw
 
 from deeplab2_lite.dataset_info import DatasetInfo
-from deeplab2_lite.segment_colors import present_ids, segment_colors
+from deeplab2_lite.segment_colors import Color, present_ids
 from deeplab2_lite.segment_drawing import font, hatch
 from deeplab2_lite.visualize import BACKGROUND, colorize_heatmap, colorize_offsets
 
@@ -32,29 +32,30 @@ class Key(NamedTuple):
     text: str
 
 
-def class_keys(panoptic: np.ndarray, info: DatasetInfo, size: int) -> list[Key]:
+def class_keys(panoptic: np.ndarray, info: DatasetInfo, size: int, colors: Mapping[int, Color]) -> list[Key]:
     """Explains the colours of a panoptic map.
 
     Args:
         panoptic: Panoptic ids, integers [height, width].
         info: The label space.
         size: Of the text, in pixels.
+        colors: Of the ids in the map, as `segment_colors` gives them.
 
     Returns:
         A key for each class in the map, in the order of the label space, then one for void. A class of things shows
         its own colour, then those of its first instances; the text counts them.
     """
-    colors = segment_colors(panoptic, info)
+    present = present_ids(panoptic)
     keys = []
     for class_id, description in enumerate(info.classes):
-        ids = [panoptic_id for panoptic_id in colors if panoptic_id // info.label_divisor == class_id]
+        ids = present[present // info.label_divisor == class_id].tolist()
         if not ids:
             continue
         instances = [panoptic_id for panoptic_id in ids if description.isthing and panoptic_id % info.label_divisor]
         bars = [description.color, *(colors[panoptic_id] for panoptic_id in instances[:_SHOWN_INSTANCES])]
         text = f"{description.name}: {len(instances)}" if instances else description.name
         keys.append(Key(_bars(bars, size), text))
-    if (present_ids(panoptic) // info.label_divisor == info.ignore_label).any():
+    if (present // info.label_divisor == info.ignore_label).any():
         swatch = np.full((size, round(1.6 * size), 3), 40.0)
         hatch(swatch, np.ones(swatch.shape[:2], bool), 1)
         keys.append(Key(_framed(swatch.astype(np.uint8)), "void"))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw
 from deeplab2_lite.dataset_info import DatasetInfo
 from deeplab2_lite.errors import UserError
 from deeplab2_lite.files import atomic_path
-from deeplab2_lite.segment_colors import present_ids, segment_colors
+from deeplab2_lite.segment_colors import Color, present_ids, segment_colors
 from deeplab2_lite.segment_drawing import draw_names, enlarge_labels, font, hatch, instance_borders
 
 # Longer side in pixels up to which `overlay_panoptic` enlarges small images: names need room.
@@ -22,12 +22,13 @@ BACKGROUND = (24, 26, 30)
 _IMAGE_FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG"}
 
 
-def colorize_panoptic(panoptic: Any, info: DatasetInfo) -> np.ndarray:
+def colorize_panoptic(panoptic: Any, info: DatasetInfo, colors: Mapping[int, Color] | None = None) -> np.ndarray:
     """Colours a panoptic map: the class gives the colour, the instance a shade of it.
 
     Args:
         panoptic: Panoptic ids, integers [height, width].
         info: The label space.
+        colors: Of its ids; None takes those of `segment_colors`.
 
     Returns:
         uint8 [height, width, 3]. Void is black; stuff and crowd have the colour of the class; an
@@ -38,8 +39,10 @@ def colorize_panoptic(panoptic: Any, info: DatasetInfo) -> np.ndarray:
     """
     panoptic = _checked_panoptic(panoptic, info)
     table = np.zeros((int(panoptic.max(initial=0)) + 1, 3), np.uint8)
-    for panoptic_id, color in segment_colors(panoptic, info).items():
-        table[panoptic_id] = color
+    colors = segment_colors(panoptic, info) if colors is None else colors
+    for panoptic_id, color in colors.items():
+        if panoptic_id < len(table):
+            table[panoptic_id] = color
     return table[panoptic]
 
 
@@ -50,6 +53,7 @@ def overlay_panoptic(
     alpha: float = 0.55,
     names: bool = True,
     scale: int | None = None,
+    colors: Mapping[int, Color] | None = None,
 ) -> np.ndarray:
     """Draws a panoptic map over its image, with borders round instances and the names of classes.
 
@@ -61,6 +65,7 @@ def overlay_panoptic(
         names: Write the class's name on segments that have room for it.
         scale: Whole factor by which the picture is enlarged; None enlarges small images until names
             are legible.
+        colors: Of the ids; None takes those of `segment_colors` for this map.
 
     Returns:
         uint8 [scale * height, scale * width, 3].
@@ -78,11 +83,13 @@ def overlay_panoptic(
     elif scale < 1:
         raise UserError(f"scale: expected a whole number of at least 1, got {scale}")
     height, width = panoptic.shape[0] * scale, panoptic.shape[1] * scale
+    # Chosen before it is enlarged: who is whose neighbour depends on the resolution.
+    colors = segment_colors(panoptic, info) if colors is None else colors
     if scale > 1:
         image = np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BICUBIC))
         panoptic = enlarge_labels(panoptic, scale)
 
-    picture = image * (1 - alpha) + colorize_panoptic(panoptic, info) * alpha
+    picture = image * (1 - alpha) + colorize_panoptic(panoptic, info, colors) * alpha
     thickness = max(1, round(max(height, width) / 900))
     hatch(picture, panoptic // info.label_divisor == info.ignore_label, thickness)
     borders = instance_borders(panoptic, info, thickness)

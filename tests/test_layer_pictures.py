@@ -125,11 +125,28 @@ def test_reduced_sheets_keep_their_centres():
     assert abs(columns.mean() - (8 + 512)) < 8 and rows.max() - rows.min() < 30
 
 
+def test_an_instance_has_one_colour_in_all_pictures():
+    """Neighbours whose colours have to differ, in a map whose neighbourhoods change with the resolution."""
+    panoptic = np.full((60, 99), SKY * 1000, np.int32)
+    for number in range(33):
+        panoptic[20:40, 3 * number : 3 * number + 2] = 6001 + number
+    image = np.zeros((60, 99, 3), np.uint8)
+    striped = Seen(image, panoptic, panoptic // 1000, np.zeros((0, 2)))
+    colors = segment_colors(panoptic, INFO)
+    assert segment_colors(panoptic.repeat(10, axis=0).repeat(10, axis=1), INFO) != colors
+    overlay = draw_layer("overlay", striped, INFO, legend=False, scale=10)
+    instance = draw_layer("instance", striped, INFO, legend=False, scale=10)
+    for number in range(33):
+        color, column = np.array(colors[6001 + number]), 30 * number + 10
+        np.testing.assert_allclose(overlay[220, column], 0.55 * color, atol=1)
+        np.testing.assert_allclose(instance[220, column], 0.8 * color, atol=1)
+
+
 # ---- legends
 
 
 def test_keys_name_classes_count_instances_and_tell_of_void():
-    keys = class_keys(seen().panoptic, INFO, 20)
+    keys = class_keys(seen().panoptic, INFO, 20, segment_colors(seen().panoptic, INFO))
     assert [key.text for key in keys] == ["sky", "car: 2", "void"]
     sky, car, void = (key.swatch for key in keys)
     assert sky.shape == car.shape == void.shape == (20, 32, 3)
@@ -160,7 +177,7 @@ def test_no_legend_runs_out_of_its_picture(width):
     ids = [i * info.label_divisor + info.classes[i].isthing for i in range(0, info.num_classes, 3)]
     panoptic = np.resize(ids, (40, width)).astype(np.int32)
     size = text_size(width)
-    keys = class_keys(panoptic, info, size)
+    keys = class_keys(panoptic, info, size, segment_colors(panoptic, info))
     assert len(keys) == min(len(ids), 40 * width)
     picture = add_legend(np.full((40, width, 3), 9, np.uint8), keys, size)
     assert picture.shape[1] == max(width, 260)
