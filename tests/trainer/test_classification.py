@@ -14,7 +14,7 @@ from PIL import Image
 from deeplab2_lite.checkpoints import CheckpointStore, named_weights
 from deeplab2_lite.cli import main
 from deeplab2_lite.errors import UserError
-from deeplab2_lite.inference import Predictor
+from deeplab2_lite.predictor import Predictor
 from deeplab2_lite.trainer.classification import rank_of_label
 from deeplab2_lite.trainer.experiment import Experiment
 from deeplab2_lite.trainer.training_run import TrainingRun
