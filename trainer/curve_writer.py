@@ -38,6 +38,10 @@ class CurveWriter:
         self._clock = clock
         self._interval = interval
         self._writes = writes
+        if writes:
+            # Left by a run that was killed while it drew; nobody else writes them.
+            for unfinished in model_dir.glob(f".{Path(PICTURE_FILE).stem}.*.tmp"):
+                unfinished.unlink(missing_ok=True)
         self._curve = LearningCurve(model_dir / CURVE_FILE, int(global_step.numpy()), writes)
 
     @property

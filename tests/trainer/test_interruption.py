@@ -92,6 +92,8 @@ def assert_same_end(job, reference):
     figures = [{row["step"]: (row["PQ"], row["mIoU"]) for row in rows if row["mIoU"]} for rows in curves]
     assert figures[0] == figures[1]
     assert job.steps() == reference.steps()
+    # Nothing half-written is left by those that were killed.
+    assert not list(job.model_dir.rglob("*.tmp")) and not list((job.model_dir / "checkpoints").glob(".*"))
 
 
 @pytest.fixture(scope="module")
@@ -150,7 +152,6 @@ def test_twenty_times_at_random_moments(number, records_of_scenes, tmp_path):
         status = process.wait(300)
         kills += 1
         if status == 0:
-            # It was done before: the rest of the signals come from its beginning on.
             break
         assert status == (-signal.SIGKILL if number == signal.SIGKILL else EXIT_PREEMPTED), job.said()[-3000:]
         if number == signal.SIGTERM:
