@@ -5,7 +5,8 @@ All of it is one program of static shapes, which XLA can compile as a whole.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import functools
+from collections.abc import Mapping
 from typing import Any, NamedTuple, Protocol
 
 import tensorflow as tf
@@ -71,8 +72,8 @@ class ReplicaStep:
         self._config = config
         self._state = state
         network = state.network
-        plain: Callable[[tf.Tensor], Mapping[str, tf.Tensor]] = lambda images: network(images, training=True)  # noqa: E731
-        self._predict = recomputing(network) if config.train.recompute_activations else plain
+        forward = functools.partial(network, training=True)
+        self._predict = recomputing(network) if config.train.recompute_activations else forward
 
     def __call__(self, batch: Any, stop: tf.Tensor) -> Outcome:
         """Takes a step, unless its loss or gradient is not finite: that changes nothing but the loss scale.
