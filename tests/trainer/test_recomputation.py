@@ -16,7 +16,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deeplab2_lite.backbones import BACKBONES
-from deeplab2_lite.config import BackboneConfig, BatchNormConfig, BranchConfig, ExperimentConfig, ModelConfig
+from deeplab2_lite.config import (
+    BackboneConfig,
+    BatchNormConfig,
+    BranchConfig,
+    ClassificationConfig,
+    ExperimentConfig,
+    ModelConfig,
+)
 from deeplab2_lite.layers.convolutions import conv, conv_bn
 from deeplab2_lite.layers.normalization import BatchNormalization, ImageNormalization, statistics_kept
 from deeplab2_lite.layers.settings import LayerSettings
@@ -160,7 +167,13 @@ def test_segmentation_network():
 
 
 def test_dropout_of_a_classifier_draws_once():
-    network = build_model(ExperimentConfig(model=ModelConfig(tasks="classification", backbone=SMALL.backbone)), 5)
+    network = build_model(
+        ExperimentConfig(
+            model=ModelConfig(tasks="classification", backbone=SMALL.backbone),
+            classification=ClassificationConfig(dropout=0.2),
+        ),
+        5,
+    )
     dropout = network.get_layer("classifier/dropout")
     segments = _cut(network)
     assert dropout in [node.layer for node in segments[-1].nodes]
