@@ -18,7 +18,6 @@ from deeplab2_lite.data.records import parse_record
 from deeplab2_lite.data.resampling import pad_bottom_right
 from deeplab2_lite.data.targets import Targets, make_targets
 from deeplab2_lite.dataset_info import DatasetInfo
-from deeplab2_lite.errors import UserError
 
 
 class TrainingBatch(NamedTuple):
@@ -162,7 +161,8 @@ def evaluation_dataset(
     Images of different sizes never share a batch. So a batch size above 1 collects images of the same size,
     and leaves the order of the records; the order is the same each time. With `evaluation.fixed_size` all are
     padded to it, the order is kept, shapes are static, and the last batches are filled up with images that
-    are not valid. All replicas get equally many batches.
+    are not valid. All replicas of a pipeline get equally many batches; with a fixed size, or one image each, all
+    replicas do.
 
     Args:
         config: The experiment; `evaluation.batch_size`, `evaluation.fixed_size` and `data.cache` count here.
@@ -176,7 +176,7 @@ def evaluation_dataset(
         raises `tf.errors.InvalidArgumentError` that names it.
 
     Raises:
-        UserError: The global batch cannot be divided evenly over the replicas, or images of any size over processes.
+        UserError: The global batch cannot be divided evenly over the replicas.
     """
     share = share_of_batch("evaluation.batch_size", config.evaluation.batch_size, context)
     fixed_size = config.evaluation.fixed_size
@@ -201,11 +201,6 @@ def evaluation_dataset(
             lambda record, content: _as_filling(_image(record, content, info), info)
         )
         return as_input(images.concatenate(first.repeat()).take(steps * share.local_replicas).batch(1))
-    if share.local_batch < share.global_batch:
-        raise UserError(
-            f"evaluation.batch_size: {share.global_batch} has several images a replica, but images of different sizes "
-            "cannot be shared evenly between processes; expected one a replica, or evaluation.fixed_size"
-        )
     return as_input(_complete_rounds(_batches_of_equal_size(serialized, share, info), share.local_replicas, info))
 
 
@@ -285,7 +280,7 @@ def _complete_rounds(batches: tf.data.Dataset, replicas: int, info: DatasetInfo)
     if replicas == 1:
         return batches
 
-    filling = batches.take(1).map(lambda *batch: _as_filling(EvaluationBatch(*batch), info))
+    filling = batches.take(1).map(lambda batch: _as_filling(batch, info))
     filled = batches.concatenate(filling.repeat(replicas - 1))
     # Whole rounds alone: what they drop is filling.
     rounds = filled.window(replicas, drop_remainder=True)

@@ -10,6 +10,7 @@ import contextlib
 import os
 import re
 import shutil
+import time
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from deeplab2_lite.errors import UserError
 
 _WRITING, _DELETING = ".writing-", ".deleting-"
 # The last is Orbax's own, of before there were names of ours.
-_LEFTOVER = re.compile(rf"({re.escape(_WRITING)}|{re.escape(_DELETING)})\d+|\d+\.orbax-checkpoint-tmp.*")
+_LEFTOVER = re.compile(rf"({re.escape(_WRITING)}|{re.escape(_DELETING)})\d+(\.\d+)?|\d+\.orbax-checkpoint-tmp.*")
 
 
 def find_steps(folder: Path) -> list[int]:
@@ -107,7 +108,8 @@ def whole_checkpoint(folder: Path, step: int) -> Iterator[Path]:
     Raises:
         OSError: It cannot be made or renamed, or the system could not write after all.
     """
-    hidden = folder / f"{_WRITING}{step}"
+    # Of a name of its own: where one could not be written, Orbax's threads may still be making files in it.
+    hidden = folder / f"{_WRITING}{step}.{time.monotonic_ns()}"
     try:
         hidden.mkdir()
         yield hidden

@@ -43,7 +43,12 @@ def _silence_threads() -> None:
 
 
 def _is_not_of_orbax(record: logging.LogRecord) -> bool:
-    return os.path.join("orbax", "checkpoint") not in record.pathname and "tensorstore_spec" not in record.getMessage()
+    # Where asyncio names the error in its message, it cuts it short.
+    error = record.exc_info[1] if isinstance(record.exc_info, tuple) else None
+    return (
+        os.path.join("orbax", "checkpoint") not in record.pathname
+        and "tensorstore_spec" not in f"{record.getMessage()} {error}"
+    )
 
 
 class _HookWithoutLateArrays:

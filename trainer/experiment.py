@@ -59,11 +59,13 @@ class Experiment:
         """
         self.clock = clock or RunClock()
         self.model_dir = model_dir
+        self.config = config
         self.strategy = build_strategy(config.runtime)
         self.is_chief = is_chief(self.strategy)
         train = config.train
         check_batch_size("train.batch_size", train.batch_size, self.strategy, train.accumulation_steps)
         check_batch_size("evaluation.batch_size", config.evaluation.batch_size, self.strategy)
+        self._check_evaluation()
         check_best_metric(train.best_metric, is_classifier(config))
         self.config = config = with_static_evaluation(config, self.strategy)
         make_folder(model_dir)
@@ -91,6 +93,15 @@ class Experiment:
         if not (model_dir / CONFIG_FILE).is_file():
             # An evaluation with other settings does not change what the run is; training does when it begins.
             self.describe()
+
+    def _check_evaluation(self) -> None:
+        evaluation, replicas = self.config.evaluation, self.strategy.num_replicas_in_sync
+        is_of_any_size = evaluation.fixed_size is None and not is_classifier(self.config)
+        if self.has_other_processes and is_of_any_size and evaluation.batch_size > replicas:
+            raise UserError(
+                f"evaluation.batch_size: images of different sizes cannot be shared evenly between processes; expected "
+                f"one for each of the {replicas} replicas, or evaluation.fixed_size"
+            )
 
     @property
     def has_other_processes(self) -> bool:

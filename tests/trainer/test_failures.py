@@ -89,6 +89,7 @@ def test_a_folder_that_cannot_be_written_is_refused(records, capsys):
     assert capsys.readouterr().err.splitlines()[-1].startswith("error: --model_dir: /proc/tty/run: expected a folder (")
 
 
+@pytest.mark.slow
 def test_a_clock_that_jumps_changes_nothing(two_steps, records, tmp_path, monkeypatch):
     model_dir = tmp_path / "run"
     shutil.copytree(two_steps, model_dir)

@@ -164,6 +164,7 @@ def test_twenty_times_at_random_moments(number, records_of_scenes, tmp_path):
     assert_same_end(job, undisturbed)
 
 
+@pytest.mark.slow
 def test_control_c_saves_and_says_so(records_of_scenes, tmp_path):
     job = Job(tmp_path, records_of_scenes, "train.steps=1000,train.steps_per_loop=500,train.checkpoint_interval=500")
     process = job.start()
