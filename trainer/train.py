@@ -112,7 +112,7 @@ def _load(arguments: argparse.Namespace) -> ExperimentConfig:
     if not sources and arguments.model_dir and saved.is_file():
         # A run goes on, is evaluated and exported with the settings that it was started with.
         sources = [saved]
-    if not sources and arguments.model_dir and (saved.parent / "checkpoints").is_dir():
+    if not sources and arguments.model_dir and any((saved.parent / "checkpoints").glob("[0-9]*")):
         raise UserError(f"{saved}: no such file, but checkpoints beside it; expected that with which they were trained")
     budget = _budget(arguments)
     config = load_config(sources or [DEFAULT_EXPERIMENT], arguments.params_override)

@@ -79,6 +79,7 @@ def test_two_workers_do_what_one_process_does(records, tmp_path):
     one.finish()
     # They go on from a checkpoint of one process: that does not say how many replicas wrote it.
     shutil.copytree(one.model_dir / "checkpoints" / "2", two.model_dir / "checkpoints" / "2")
+    shutil.copy(one.model_dir / "config.yaml", two.model_dir)
     two.finish()
     assert "going on from the checkpoint of step 2\n" in two.logs[0].read_text()
     (expected, metrics), (found, found_metrics) = one.end(), two.end()
