@@ -79,6 +79,7 @@ def parse_classification_record(serialized: tf.Tensor, info: DatasetInfo, first_
         return ClassifiedImage(tf.identity(image), tf.cast(label - first_label, tf.int32))
 
 
+@tf.autograph.experimental.do_not_convert
 def classification_training_dataset(
     config: ExperimentConfig,
     info: DatasetInfo,
@@ -110,6 +111,7 @@ def classification_training_dataset(
     return endless_input(example, config, index, start_step, context)
 
 
+@tf.autograph.experimental.do_not_convert
 def classification_evaluation_dataset(
     config: ExperimentConfig,
     info: DatasetInfo,

@@ -68,6 +68,7 @@ class EvaluationBatch(NamedTuple):
     size: tf.Tensor
 
 
+@tf.autograph.experimental.do_not_convert
 def training_dataset(
     config: ExperimentConfig,
     info: DatasetInfo,
@@ -150,6 +151,7 @@ def endless_input(
     return batches(0, 1)
 
 
+@tf.autograph.experimental.do_not_convert
 def evaluation_dataset(
     config: ExperimentConfig,
     info: DatasetInfo,

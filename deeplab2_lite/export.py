@@ -41,13 +41,13 @@ class InferenceModule(tf.Module):
         self._settings = settings
         self.files = [tf.saved_model.Asset(str(path)) for path in assets]
 
-    @tf.function(input_signature=[tf.TensorSpec([None, None, None, 3], tf.uint8, name="images")])
+    @tf.function(input_signature=[tf.TensorSpec([None, None, None, 3], tf.uint8, name="images")], autograph=False)
     def serve_images(self, images: tf.Tensor) -> dict[str, tf.Tensor]:
         """Segments uint8 images [batch, height, width, 3] of any size."""
         inference = infer(self.network, images, self._settings)
         return result_tensors(inference.result, inference.instance_scores)
 
-    @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="image_bytes")])
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="image_bytes")], autograph=False)
     def serve_bytes(self, image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
         """Segments encoded images (JPEG, PNG, BMP) [batch]; the images of one batch have one size."""
         images = tf.map_fn(
@@ -74,8 +74,10 @@ class MergeModule(tf.Module):
             for name, channels in zip(Heads._fields, (num_classes, 1, 2), strict=True)
         ]
         sizes = [tf.TensorSpec([], tf.int32, name=name) for name in ("height", "width")]
-        self.merge = tf.function(self._merge, input_signature=self.head_specs)
-        self.upsample_and_merge = tf.function(self._upsample_and_merge, input_signature=[*self.head_specs, *sizes])
+        self.merge = tf.function(self._merge, input_signature=self.head_specs, autograph=False)
+        self.upsample_and_merge = tf.function(
+            self._upsample_and_merge, input_signature=[*self.head_specs, *sizes], autograph=False
+        )
 
     def _merge(
         self, semantic_logits: tf.Tensor, center_heatmap: tf.Tensor, center_offset: tf.Tensor

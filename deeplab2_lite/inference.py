@@ -196,7 +196,7 @@ def inference_function(
         A function from images to the result and the instances' scores.
     """
 
-    @tf.function(input_signature=[tf.TensorSpec([None, None, None, 3], tf.uint8, name="images")])
+    @tf.function(input_signature=[tf.TensorSpec([None, None, None, 3], tf.uint8, name="images")], autograph=False)
     def run(images: tf.Tensor) -> tuple[PanopticResult, tf.Tensor]:
         inference = infer(network, images, settings)
         return inference.result, inference.instance_scores

@@ -70,7 +70,7 @@ def observation_function(network: Network, settings: InferenceSettings) -> Calla
         A function from images to all that is known of them.
     """
 
-    @tf.function(input_signature=[tf.TensorSpec([None, None, None, 3], tf.uint8, name="images")])
+    @tf.function(input_signature=[tf.TensorSpec([None, None, None, 3], tf.uint8, name="images")], autograph=False)
     def run(images: tf.Tensor) -> Observation:
         return observation_of(infer(network, images, settings), *sides(images))
 

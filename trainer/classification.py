@@ -112,7 +112,7 @@ class ClassificationEvaluator(orbit.AbstractEvaluator):
         self._dataset = strategy.distribute_datasets_from_function(
             lambda context: classification_evaluation_dataset(config, info, index, context)
         )
-        self._step = tf.function(self._evaluation_step)
+        self._step = tf.function(self._evaluation_step, autograph=False)
         self.table = ""
         self.between_batches: Callable[[], None] = _go_on
 

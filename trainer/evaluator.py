@@ -85,8 +85,8 @@ class PanopticEvaluator(orbit.AbstractEvaluator):
         # The semantic map is wanted here if somebody looks at it, or if a figure needs more than the confusion.
         is_drawn = config.evaluation.pictures != 0 and not self._has_instances
         self._confusion_on_device = not (is_drawn or Evaluation(info).needs_semantic_maps)
-        self._step = tf.function(self._evaluation_step)
-        self._snapshot_step = tf.function(self._inference_step)
+        self._step = tf.function(self._evaluation_step, autograph=False)
+        self._snapshot_step = tf.function(self._inference_step, autograph=False)
         self.report: EvaluationReport | None = None
         self.table = ""
         self._records: list[int] = []

@@ -58,7 +58,12 @@ class Trainer(orbit.StandardTrainer):
         self._replica_step = ReplicaStep(self, config, state)
         # All that a TPU compiles anyway.
         step = self._step_and_record
-        self._program = tf.function(step, jit_compile=True) if config.runtime.xla else step
+        # The loop is written for AutoGraph; of the step it would translate all Python for nothing, which takes seconds.
+        self._program = (
+            tf.function(step, autograph=False, jit_compile=True)
+            if config.runtime.xla
+            else tf.autograph.experimental.do_not_convert(step)
+        )
         with strategy.scope():
             self._means = {name: keras.metrics.Mean(name=name) for name in (TOTAL, *self.loss_names(config))}
         with tf.device("CPU:0"):

@@ -82,14 +82,14 @@ class RecordInspector:
         self._info = info
         string = tf.TensorSpec([], tf.string)
 
-        @tf.function(input_signature=[string])
+        @tf.function(input_signature=[string], autograph=False)
         def parse(serialized: tf.Tensor) -> tuple[ParsedRecord, tf.Tensor, tf.Tensor]:
             with tf.device("/CPU:0"):
                 parsed = parse_record(serialized, info)
                 ids, _, areas = tf.unique_with_counts(tf.reshape(parsed.panoptic, [-1]), tf.int64)
                 return parsed, ids, areas
 
-        @tf.function(input_signature=[string])
+        @tf.function(input_signature=[string], autograph=False)
         def decode(encoded: tf.Tensor) -> tf.Tensor:
             with tf.device("/CPU:0"):
                 return decode_image(encoded, tf.constant(""))

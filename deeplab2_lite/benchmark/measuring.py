@@ -194,7 +194,7 @@ def benchmark_model(
         config, info = load_config(path / "assets" / CONFIG_ASSET), loaded.info
         # The map alone is asked for, so that nothing computes the tables.
         signature = [tf.TensorSpec([None, None, None, 3], tf.uint8)]
-        whole = tf.function(lambda x: loaded.infer(x)[0].panoptic, input_signature=signature)
+        whole = tf.function(lambda x: loaded.infer(x)[0].panoptic, input_signature=signature, autograph=False)
 
         def run(x: tf.Tensor, watch: Watch) -> tf.Tensor:
             return watch(END_TO_END, whole, x)

@@ -101,7 +101,9 @@ class InferenceStages:
 
         def of_any_size(function: Callable[..., Any], *signature: Any) -> Callable[..., Any]:
             # As `Predictor` and SavedModels have it; XLA alone needs to know sizes.
-            return tf.function(function, jit_compile=True) if xla else tf.function(function, input_signature=signature)
+            if xla:
+                return tf.function(function, autograph=False, jit_compile=True)
+            return tf.function(function, signature, autograph=False)
 
         self._prepare = of_any_size(self._prepared, images)
         self._extract = of_any_size(lambda x: tf.nest.flatten(backbone(x, training=False)), *padded)
@@ -110,7 +112,7 @@ class InferenceStages:
         # Sizes are arguments here: tensors, or for XLA numbers, each with a program of its own.
         self._as_argument = int if xla else tf.constant
         self._infer_drawn, self._label, self._find, self._group, self._merge, self._resize, self._describe = (
-            tf.function(step, jit_compile=xla or None, reduce_retracing=not xla)
+            tf.function(step, autograph=False, jit_compile=xla or None, reduce_retracing=not xla)
             for step in (
                 self._inferred_drawn,
                 semantic_segmentation,

@@ -124,7 +124,7 @@ class ModelSource:
         index = _some_records(self._index, indices)
         dataset = evaluation_dataset(config, self.info, index)
         spec = dataset.element_spec
-        predict = tf.function(self._predict, input_signature=[spec.image, spec.size])
+        predict = tf.function(self._predict, input_signature=[spec.image, spec.size], autograph=False)
         iterator = iter(dataset)
         while True:
             try:

@@ -63,7 +63,7 @@ class _SemanticPredictor:
         self.info = info
         self.instance_scores: np.ndarray | None = None
 
-        @tf.function(input_signature=[tf.TensorSpec([1, None, None, 3], tf.uint8)])
+        @tf.function(input_signature=[tf.TensorSpec([1, None, None, 3], tf.uint8)], autograph=False)
         def run(images: tf.Tensor) -> tf.Tensor:
             return infer_semantic(members, images, settings)
 

@@ -20,6 +20,8 @@ from deeplab2_lite.trainer.loop import TOTAL
 from deeplab2_lite.trainer.panoptic import CENTER, OFFSET, SEMANTIC, PanopticTrainer, loss_terms
 from deeplab2_lite.trainer.training_state import TrainingState
 
+from .tiny import tiny_trainer
+
 
 def make_trainer(config, strategy=None):
     strategy = strategy or tf.distribute.OneDeviceStrategy("/cpu:0")
@@ -51,7 +53,7 @@ def test_loss_falls_and_parts_add_up(config):
 
 
 def test_a_loss_that_is_not_finite_changes_nothing_and_names_the_records(config, monkeypatch):
-    trainer, state = make_trainer(config)
+    trainer, state = tiny_trainer(config)
     trainer.train(tf.constant(1))
     before = values(state.variables())
 
@@ -90,7 +92,7 @@ def test_clipping_scales_the_gradient_of_the_whole_batch(config):
             config.train.optimizer, name="sgd", options={"momentum": 0.0}, learning_rate=1.0, clip_global_norm=clip
         )
         changed = dataclasses.replace(config, train=dataclasses.replace(config.train, optimizer=optimizer))
-        trainer, state = make_trainer(changed)
+        trainer, state = tiny_trainer(changed)
         network = state.network
         before = values(network.trainable_variables)
         trainer.train(tf.constant(1))
@@ -104,6 +106,7 @@ def test_clipping_scales_the_gradient_of_the_whole_batch(config):
     assert cosine == pytest.approx(1.0, abs=1e-3)
 
 
+# Virtual devices must be there before TensorFlow starts, hence another process.
 TWO_DEVICES = """
 import sys
 import numpy as np
@@ -112,9 +115,11 @@ tf.config.set_logical_device_configuration(
     tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2)
 from deeplab2_lite.config_loading import load_config
 from deeplab2_lite.checkpoints import named_weights
-from tests_trainer_test_loop import make_trainer
+from tests.trainer.test_loop import make_trainer
+from tests.trainer.tiny import tiny_trainer
 
 config = load_config(sys.argv[1])
+make_trainer = {"tiny": tiny_trainer, "mobilenet_v3_small": make_trainer}[sys.argv[2]]
 weights = []
 for strategy in (tf.distribute.OneDeviceStrategy("/cpu:0"), tf.distribute.MirroredStrategy(["/cpu:0", "/cpu:1"])):
     trainer, state = make_trainer(config, strategy)
@@ -133,7 +138,15 @@ assert difference < 1e-3 * update, (difference, update)
 """
 
 
-def test_two_devices_train_to_the_weights_of_one(config, tmp_path):
+def check_two_devices(config, network, folder):
+    path = save_config(config, folder / "config.yaml")
+    command = [sys.executable, "-c", TWO_DEVICES, str(path), network]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[2])
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-3000:]
+
+
+@pytest.mark.parametrize("network", ["tiny", pytest.param("mobilenet_v3_small", marks=pytest.mark.slow)])
+def test_two_devices_train_to_the_weights_of_one(network, config, tmp_path):
     optimizer = dataclasses.replace(
         config.train.optimizer, name="sgd", options={"momentum": 0.9}, learning_rate=1e-4, power=0.0
     )
@@ -143,13 +156,7 @@ def test_two_devices_train_to_the_weights_of_one(config, tmp_path):
         train=dataclasses.replace(config.train, optimizer=optimizer),
         model=dataclasses.replace(config.model, batch_norm=batch_norm),
     )
-    path = save_config(config, tmp_path / "config.yaml")
-    # Virtual devices must be there before TensorFlow starts, hence another process.
-    (tmp_path / "tests_trainer_test_loop.py").write_text(Path(__file__).read_text())
-    script = tmp_path / "two_devices.py"
-    script.write_text(TWO_DEVICES)
-    done = subprocess.run([sys.executable, str(script), str(path)], capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-3000:]
+    check_two_devices(config, network, tmp_path)
 
 
 def test_weights_have_structural_names(config):

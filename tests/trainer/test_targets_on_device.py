@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from deeplab2_lite.checkpoints import named_weights
-from deeplab2_lite.config_loading import resolve_dataset_info, save_config
+from deeplab2_lite.config_loading import resolve_dataset_info
 from deeplab2_lite.data.pipeline import LabelledBatch, TrainingBatch, training_dataset
 from deeplab2_lite.data.record_index import open_records
 from deeplab2_lite.data.targets import make_targets
 
-from .test_loop import TWO_DEVICES, make_trainer
+from .test_loop import check_two_devices
+from .tiny import tiny_trainer
 
 
 def making_targets_on_device(config):
@@ -50,7 +48,7 @@ def test_labels_travel_in_place_of_targets(config):
 def test_same_weights_either_way(config):
     weights, losses = [], []
     for choice in (config, making_targets_on_device(config)):
-        trainer, state = make_trainer(choice)
+        trainer, state = tiny_trainer(choice)
         network = state.network
         before = weights_of(network)
         tags = trainer.train(tf.constant(3))
@@ -62,7 +60,6 @@ def test_same_weights_either_way(config):
     assert losses[0] and losses[1] == pytest.approx(losses[0], rel=1e-5)
 
 
-@pytest.mark.slow
 def test_two_devices_make_the_targets_of_one(config, tmp_path):
     optimizer = dataclasses.replace(config.train.optimizer, learning_rate=1e-4, power=0.0)
     batch_norm = dataclasses.replace(config.model.batch_norm, synchronized=True)
@@ -71,10 +68,4 @@ def test_two_devices_make_the_targets_of_one(config, tmp_path):
         train=dataclasses.replace(config.train, optimizer=optimizer),
         model=dataclasses.replace(config.model, batch_norm=batch_norm),
     )
-    path = save_config(config, tmp_path / "config.yaml")
-    # Virtual devices must be there before TensorFlow starts, hence another process.
-    (tmp_path / "tests_trainer_test_loop.py").write_text((Path(__file__).parent / "test_loop.py").read_text())
-    script = tmp_path / "two_devices.py"
-    script.write_text(TWO_DEVICES)
-    done = subprocess.run([sys.executable, str(script), str(path)], capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-3000:]
+    check_two_devices(config, "tiny", tmp_path)
