@@ -129,6 +129,7 @@ def expected_map(records, members, position):
     return infer(network, batch.image, settings).result.panoptic[0].numpy()
 
 
+@pytest.mark.slow
 def test_a_flipped_ensemble_of_two_strides_is_the_mean(model, records, tmp_path):
     other = tmp_path / "other"
     make_model(other, records, seed=1, overrides=",model.backbone.output_stride=32")
@@ -143,6 +144,7 @@ def test_a_flipped_ensemble_of_two_strides_is_the_mean(model, records, tmp_path)
     assert np.mean(found == expected_map(records, members, 2)) < 0.98
 
 
+@pytest.mark.slow
 def test_another_output_stride_has_the_same_weights(model, records):
     overrides = "model.backbone.output_stride=8"
     source = open_models(ModelRequest((model,), overrides=overrides))

@@ -89,7 +89,9 @@ def options(settings: InferenceSettings) -> dict:
 
 
 @pytest.mark.parametrize("draws", [4, pytest.param(20, marks=pytest.mark.slow)])
-@pytest.mark.parametrize("name", SPACES)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name == "many_classes")) for name in SPACES]
+)
 def test_every_path_equals_brute_force(name: str, draws: int, tmp_path) -> None:
     num_classes, settings = SPACES[name]
     module = MergeModule(settings, num_classes)

@@ -81,6 +81,7 @@ def test_evaluation_repeats_the_figures_at_any_batch_size(run, capsys):
     assert "top_1" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_goes_on_to_the_same_weights(run, arguments, tmp_path, monkeypatch, capsys):
     save = TrainingRun._save_if_due
 

@@ -47,6 +47,7 @@ def averaged(records, tmp_path_factory):
     return model_dir
 
 
+@pytest.mark.slow
 def test_averaged_weights_are_evaluated_exported_and_loaded_on_request(averaged, monkeypatch):
     checkpoint = CheckpointStore(averaged / "checkpoints").load()
     name = "semantic/head/logits/conv/kernel"
@@ -71,6 +72,7 @@ def test_averaged_weights_are_evaluated_exported_and_loaded_on_request(averaged,
         np.testing.assert_array_equal(evaluated.pop(), wanted)
 
 
+@pytest.mark.slow
 def test_averages_that_are_not_there_are_asked_for(averaged, capsys):
     override = "inference.averaged_weights=true,train.ema_decay=null"
     assert train.main(["--mode=eval", "--model_dir", str(averaged), "--params_override", override]) == 2

@@ -315,6 +315,7 @@ def test_the_export_gives_the_evaluators_maps_on_real_images(real_data, tmp_path
     assert max(distinct) > 10
 
 
+@pytest.mark.slow
 @pytest.mark.real_data
 def test_the_export_gives_the_evaluators_maps_on_resized_photographs(real_data, tmp_path, monkeypatch):
     from deeplab2_lite.data.conversion import convert

@@ -103,6 +103,7 @@ def test_a_clock_that_jumps_changes_nothing(two_steps, records, tmp_path, monkey
     assert seconds == sorted(seconds) and seconds[-1] < 3600
 
 
+@pytest.mark.slow
 def test_the_best_checkpoint_stays_and_training_stops_without_a_better_one(two_steps, records, tmp_path, capsys):
     model_dir = tmp_path / "run"
     shutil.copytree(two_steps, model_dir)

@@ -110,6 +110,7 @@ def reference(records_of_scenes, tmp_path_factory):
     return job
 
 
+@pytest.mark.slow
 def test_killed_while_saving_and_terminated_while_training(reference, records_of_scenes, tmp_path):
     job = Job(tmp_path, records_of_scenes, "train.steps=12")
     process = job.start()

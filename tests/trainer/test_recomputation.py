@@ -281,7 +281,7 @@ for forward in (recomputing(network), lambda images: network(images, training=Tr
 """
 
 
-@pytest.mark.parametrize("compiler", ["none", "xla"])
+@pytest.mark.parametrize("compiler", ["none", pytest.param("xla", marks=pytest.mark.slow)])
 def test_less_memory(tmp_path, compiler):
     if not Path("/proc/self/clear_refs").exists():
         pytest.skip("the system does not tell peak memory")
