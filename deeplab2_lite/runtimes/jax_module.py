@@ -43,7 +43,7 @@ class JaxModule:
 
     def put(self, array: np.ndarray) -> jax.Array:
         """Copies an array to the device, with its type: JAX makes int32 of int64 otherwise."""
-        enable_x64 = getattr(jax, "enable_x64", None) or jax.experimental.enable_x64
+        enable_x64 = jax.enable_x64 if hasattr(jax, "enable_x64") else jax.experimental.enable_x64
         with enable_x64(True):
             return jax.device_put(array, self.device)
 

@@ -26,11 +26,15 @@ def convert(program: Program, folder: Path) -> None:
         folder: Gets `model.xml` and `model.bin`.
     """
     import openvino
+    from openvino.frontend import FrontEndManager
     from openvino.frontend.tensorflow import ConversionExtension
 
     with tempfile.TemporaryDirectory() as saved:
         convert_to_saved_model(program, Path(saved))
-        model = openvino.convert_model(saved, extension=[ConversionExtension("UnsortedSegmentSum", _segment_sum)])
+        # What `openvino.convert_model` wraps, less its telemetry, which forks this process.
+        front_end = FrontEndManager().load_by_framework("tf")
+        front_end.add_extension(ConversionExtension("UnsortedSegmentSum", _segment_sum))
+        model = front_end.convert(front_end.load(saved))
         # In half precision, its default, weights would be those of another network.
         openvino.save_model(model, str(folder / FILE), compress_to_fp16=False)
 

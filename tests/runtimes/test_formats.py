@@ -49,20 +49,36 @@ def test_panoptic_maps_are_those_of_tensorflow(name, model: TrainedModel, scenes
         np.testing.assert_array_equal(found["instance_box"][same], expected["instance_box"][same])
 
 
-@pytest.mark.parametrize("name", ["saved_model", "onnx", "openvino", "litert", "stablehlo"])
+@pytest.fixture(scope="module")
+def litert_heads(model: TrainedModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    request = _request("litert", postprocessing=False)
+    return export(model, request, tmp_path_factory.mktemp("heads") / "litert")
+
+
+@pytest.mark.parametrize(
+    "name", ["stablehlo", *(pytest.param(name, marks=pytest.mark.slow) for name in ("saved_model", "onnx", "openvino"))]
+)
 def test_heads_alone(name, model: TrainedModel, scenes, tmp_path: Path) -> None:
-    folder = export(model, _request(name, postprocessing=False), tmp_path / name)
+    _check_heads(export(model, _request(name, postprocessing=False), tmp_path / name), name, model, scenes[0])
+
+
+def test_heads_alone_in_litert(litert_heads: Path, model: TrainedModel, scenes) -> None:
+    _check_heads(litert_heads, "litert", model, scenes[0])
+
+
+def _check_heads(folder: Path, name: str, model: TrainedModel, scene: np.ndarray) -> None:
     manifest = json.loads((folder / "manifest.json").read_text())
     assert sorted(manifest["outputs"]) == ["center_heatmap", "center_offset", "semantic_logits"]
     assert manifest["inputs"]["images"]["dtype"] == "uint8"
     assert yaml.safe_load((folder / "dataset_info.yaml").read_text())["name"] == model.info.name
     reference = reference_function(model, postprocessing=False)
-    found = compare("scene", scenes[0], load_export(folder, name), reference, model, 1)
+    found = compare("scene", scene, load_export(folder, name), reference, model, 1)
     assert sorted(found.differences) == sorted(manifest["outputs"])
     assert max(found.differences.values()) < 1e-4
     assert found.equal_pixels >= 0.999
 
 
+@pytest.mark.slow
 def test_batch_of_fixed_size(model: TrainedModel, scenes, tmp_path: Path) -> None:
     pytest.importorskip("ai_edge_litert")
     folder = export(model, ExportRequest("litert", SIZE, batch_size=2), tmp_path / "litert")
@@ -71,14 +87,15 @@ def test_batch_of_fixed_size(model: TrainedModel, scenes, tmp_path: Path) -> Non
     assert np.mean(found["panoptic_pred"] == expected["panoptic_pred"].numpy()) >= 0.999
 
 
-@pytest.mark.parametrize(("precision", "size_ratio", "most"), [("float16", 0.65, 0.02), ("int8", 0.5, 0.5)])
-def test_quantized_heads(precision, size_ratio, most, model: TrainedModel, scenes, tmp_path: Path) -> None:
-    pytest.importorskip("ai_edge_litert")
-    plain = export(model, ExportRequest("litert", SIZE, postprocessing=False), tmp_path / "plain")
+@pytest.mark.parametrize(
+    ("precision", "size_ratio", "most"),
+    [pytest.param("float16", 0.65, 0.02, marks=pytest.mark.slow), ("int8", 0.5, 0.5)],
+)
+def test_quantized_heads(precision, size_ratio, most, litert_heads, model: TrainedModel, scenes, tmp_path) -> None:
     images = tmp_path if precision == "int8" else None
     request = ExportRequest("litert", SIZE, None, False, precision, images)
     folder = export(model, request, tmp_path / precision, (scene[None] for scene in scenes))
-    sizes = [(path / "model.tflite").stat().st_size for path in (folder, plain)]
+    sizes = [(path / "model.tflite").stat().st_size for path in (folder, litert_heads)]
     assert sizes[0] < size_ratio * sizes[1]
     reference = reference_function(model, postprocessing=False)
     differences = compare("scene", scenes[0], load_export(folder, "litert"), reference, model, 1).differences
