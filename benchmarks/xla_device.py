@@ -18,6 +18,7 @@ import json
 import statistics
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,21 +27,31 @@ import numpy as np
 EXPERIMENTS = ("cityscapes/resnet50_beta", "cityscapes/xception71")
 # Milliseconds of the merge alone (paper, section 4).
 PUBLISHED_MERGE = 3
+PROGRAMS = ("inference", "merge", "step")
 INPUTS, BENCHMARK = "inputs.npz", "benchmark.json"
 INSTANCES = 20
 
 
-def export(folder: Path, experiments: tuple[str, ...], size: tuple[int, int], overrides: str, instances: int) -> None:
+def export(
+    folder: Path,
+    experiments: Sequence[str],
+    size: tuple[int, int],
+    overrides: str,
+    instances: int,
+    programs: Sequence[str] = PROGRAMS,
+) -> None:
     """Writes a folder for each program: inference and training step of each experiment, and the merge of the first."""
     from deeplab2_lite.config_loading import load_config
 
     for number, name in enumerate(experiments):
         config = load_config(name, f"{overrides},train.batch_size=1" if overrides else "train.batch_size=1")
         backbone = config.model.backbone.name
-        if number == 0:
+        if number == 0 and "merge" in programs:
             export_merge(folder / "merge", config, size, instances)
-        export_inference(folder / backbone, config, size, instances)
-        export_training(folder / f"{backbone}_step", config)
+        if "inference" in programs:
+            export_inference(folder / backbone, config, size, instances)
+        if "step" in programs:
+            export_training(folder / f"{backbone}_step", config)
 
 
 def export_inference(folder: Path, config: Any, size: tuple[int, int], instances: int) -> None:
@@ -202,6 +213,7 @@ def main() -> None:
     exporting = commands.add_parser("export", help="write the programs (TensorFlow)")
     exporting.add_argument("folder", type=Path)
     exporting.add_argument("--experiment", action="append", metavar="NAME", help=f"instead of {', '.join(EXPERIMENTS)}")
+    exporting.add_argument("--program", action="append", choices=PROGRAMS, help="instead of all")
     exporting.add_argument("--input_size", default="1025x2049", metavar="HxW")
     exporting.add_argument("--instances", type=int, default=INSTANCES, help="in the drawn scene (%(default)s)")
     exporting.add_argument("--params_override", default="", metavar="A.B=C,...")
@@ -212,8 +224,8 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.command == "export":
         size = tuple(int(side) for side in arguments.input_size.split("x"))
-        experiments = tuple(arguments.experiment or EXPERIMENTS)
-        export(arguments.folder, experiments, size, arguments.params_override, arguments.instances)
+        experiments, programs = arguments.experiment or EXPERIMENTS, arguments.program or PROGRAMS
+        export(arguments.folder, experiments, size, arguments.params_override, arguments.instances, programs)
         return
     rows = run(arguments.folder, arguments.runs)
     if arguments.output:

@@ -19,7 +19,7 @@ SMALL = (
     "model.semantic.aspp_channels=16,model.semantic.decoder_channels=16,model.semantic.head_channels=16,"
     "model.instance.aspp_channels=16,model.instance.decoder_channels=16,model.instance.head_channels=16"
 )
-STEPS = 4
+STEPS = 3
 
 
 def test_losses_and_state_are_those_of_tensorflow(tmp_path: Path) -> None:
