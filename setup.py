@@ -17,6 +17,7 @@ PACKAGES = {
     "deeplab2_lite.data.inspection": "data/inspection",
     "deeplab2_lite.evaluation": "evaluation",
     "deeplab2_lite.evaluation.comparison": "evaluation/comparison",
+    "deeplab2_lite.evaluation.demo": "evaluation/demo",
     "deeplab2_lite.evaluation.html": "evaluation/html",
     "deeplab2_lite.evaluation.metrics": "evaluation/metrics",
     "deeplab2_lite.evaluation.sources": "evaluation/sources",
@@ -31,6 +32,7 @@ setup(
     package_data={
         "deeplab2_lite": ["py.typed"],
         "deeplab2_lite.configs": ["*/*.yaml"],
+        "deeplab2_lite.evaluation.demo": ["*.html", "*.css", "*.js"],
         "deeplab2_lite.evaluation.html": ["*.css", "*.js"],
     },
 )

@@ -109,9 +109,44 @@ def read_rgb(path: str | Path, high_depth: HighDepth = "refuse") -> np.ndarray:
         UserError: The image cannot be read, or cannot be converted faithfully.
     """
     path = Path(path)
-    encoded = _read_bytes(path)
+    return decode_rgb(path, _read_bytes(path), high_depth)
+
+
+def decode_rgb(path: Path, encoded: bytes, high_depth: HighDepth = "refuse") -> np.ndarray:
+    """Does what `read_rgb` does with the content of an image file.
+
+    Args:
+        path: Where it is from, for the message.
+        encoded: The content.
+        high_depth: As for `read_rgb`.
+
+    Returns:
+        uint8 [height, width, 3].
+
+    Raises:
+        UserError: The image cannot be decoded, or cannot be converted faithfully.
+    """
     with _opened(path, encoded) as image:
         return _to_rgb(path, image, encoded, high_depth)
+
+
+def encoded_size(path: Path, encoded: bytes) -> tuple[int, int]:
+    """Returns height and width that the head of an image file tells of, without decoding it.
+
+    Args:
+        path: Where it is from, for the message.
+        encoded: The content.
+
+    Returns:
+        The size as stored, in pixels.
+
+    Raises:
+        UserError: It is no image.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with _readable(path), Image.open(io.BytesIO(encoded)) as image:
+            return image.height, image.width
 
 
 def read_instance_ids(path: str | Path) -> np.ndarray:
@@ -184,13 +219,20 @@ def _opened(path: Path, encoded: bytes) -> Iterator[Image.Image]:
 
 
 def _decoded(path: Path, encoded: bytes) -> Image.Image:
-    try:
+    with _readable(path):
         image = Image.open(io.BytesIO(encoded))
         # MPO is a photograph whose further frames are previews.
         if getattr(image, "n_frames", 1) > 1 and image.format != "MPO":
             raise UserError(f"{path}: expected a single image, got {image.n_frames} pages; store each as its own file")
         image.load()
         return image
+
+
+@contextlib.contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    """Turns what Pillow says of a damaged image into one line."""
+    try:
+        yield
     except UserError:
         raise
     except UnidentifiedImageError:

@@ -161,7 +161,7 @@ def evaluation_dataset(
     Images of different sizes never share a batch. So a batch size above 1 collects images of the same size,
     and leaves the order of the records; the order is the same each time. With `evaluation.fixed_size` all are
     padded to it, the order is kept, shapes are static, and the last batches are filled up with images that
-    are not valid. Either way all replicas of a pipeline get equally many batches; with a fixed size, all
+    are not valid. All replicas of a pipeline get equally many batches; with a fixed size, or one image each, all
     replicas do.
 
     Args:
@@ -196,10 +196,12 @@ def evaluation_dataset(
         images = serialized.map(
             lambda record, content: _image(record, content, info), tf.data.AUTOTUNE, deterministic=True
         )
-        batches = images.batch(1)
-    else:
-        batches = _batches_of_equal_size(serialized, share, info)
-    return as_input(_complete_rounds(batches, share.local_replicas, info))
+        # Filling is of record 0, since a pipeline may have no image of its own.
+        first = numbered_records(index, np.zeros(1, np.int64), False).map(
+            lambda record, content: _as_filling(_image(record, content, info), info)
+        )
+        return as_input(images.concatenate(first.repeat()).take(steps * share.local_replicas).batch(1))
+    return as_input(_complete_rounds(_batches_of_equal_size(serialized, share, info), share.local_replicas, info))
 
 
 def numbered_records(index: RecordIndex, records: np.ndarray, cache: bool) -> tf.data.Dataset:
@@ -278,17 +280,19 @@ def _complete_rounds(batches: tf.data.Dataset, replicas: int, info: DatasetInfo)
     if replicas == 1:
         return batches
 
-    def as_filling(batch: EvaluationBatch) -> EvaluationBatch:
-        return batch._replace(
-            panoptic=tf.fill(tf.shape(batch.panoptic), info.void_id),
-            record=tf.fill(tf.shape(batch.record), tf.constant(-1, tf.int64)),
-            valid=tf.zeros_like(batch.valid),
-        )
-
-    filled = batches.concatenate(batches.take(1).map(as_filling).repeat(replicas - 1))
+    filling = batches.take(1).map(lambda batch: _as_filling(batch, info))
+    filled = batches.concatenate(filling.repeat(replicas - 1))
     # Whole rounds alone: what they drop is filling.
     rounds = filled.window(replicas, drop_remainder=True)
     return rounds.flat_map(lambda batch: tf.data.Dataset.zip(tuple(batch)).map(EvaluationBatch))
+
+
+def _as_filling(batch: EvaluationBatch, info: DatasetInfo) -> EvaluationBatch:
+    return batch._replace(
+        panoptic=tf.fill(tf.shape(batch.panoptic), info.void_id),
+        record=tf.fill(tf.shape(batch.record), tf.constant(-1, tf.int64)),
+        valid=tf.zeros_like(batch.valid),
+    )
 
 
 def as_input(batches: tf.data.Dataset) -> tf.data.Dataset:

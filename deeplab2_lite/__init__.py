@@ -34,7 +34,7 @@ _SUBMODULES = (
 _NAMES = {
     "DatasetInfo": "dataset_info",
     "ExperimentConfig": "config",
-    "Predictor": "inference",
+    "Predictor": "predictor",
     "UserError": "errors",
     "build_model": "model",
     "export_saved_model": "export",

@@ -1,22 +1,31 @@
-"""Training checkpoints through Orbax: asynchronous, atomic, with the configuration inside.
+"""Training checkpoints through Orbax: asynchronous, atomic, checked, with the configuration inside.
 
 A checkpoint is a folder named by its step that holds the model's weights by structural path
-("backbone/stem/conv/kernel"), the optimizer's state, and the configuration and label space as JSON.
+("backbone/stem/conv/kernel"), the optimizer's state, moving averages of the weights where there are some, and the
+configuration and label space as JSON.
 """
 
 from __future__ import annotations
 
-import contextlib
-import os
+import json
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
-from types import ModuleType
 from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
+from deeplab2_lite import checkpoint_folder
+from deeplab2_lite.checkpoint_format import (
+    DamagedCheckpointError,
+    State,
+    read_checkpoint,
+    system_reason,
+    write_checkpoint,
+)
 from deeplab2_lite.errors import UserError
 
 
@@ -28,39 +37,57 @@ class Checkpoint(NamedTuple):
         weights: Arrays by structural path.
         optimizer: Arrays by name; empty if it was written without.
         metadata: Configuration ("config") and label space ("dataset_info") as plain data.
+        averages: Moving averages of weights by structural path; empty if it was written without.
     """
 
     step: int
     weights: Mapping[str, np.ndarray]
     optimizer: Mapping[str, np.ndarray]
     metadata: Mapping[str, Any]
+    averages: Mapping[str, np.ndarray]
+
+
+class _Damage(NamedTuple):
+    folder: tuple[int, int]
+    reason: str
 
 
 class CheckpointStore:
-    """The checkpoints of one run, in `directory`, of which the last `max_to_keep` stay."""
+    """The checkpoints of one run, in `directory`: the last `max_to_keep`, and those of the steps in `keep`.
 
-    def __init__(self, directory: str | Path, max_to_keep: int | None = None) -> None:
+    Attributes:
+        directory: The folder.
+        keep: Steps whose checkpoints stay though they are not among the last; can be set at any time.
+        blocked_seconds: How long `save` has blocked its callers so far, in all.
+    """
+
+    def __init__(self, directory: str | Path, max_to_keep: int | None = None, writes: bool = True) -> None:
         """Opens the folder; it is made when the first checkpoint is written.
 
         Args:
             directory: The folder.
             max_to_keep: Older checkpoints are removed; null keeps all, and is what readers use.
+            writes: Whether `save` writes. Of several workers that train together one does; the others call
+                `save` as well, since all must take part in reading variables.
         """
         self.directory = Path(directory).resolve()
+        self.keep: set[int] = set()
+        self.blocked_seconds = 0.0
         self._max_to_keep = max_to_keep
-        self._manager: Any = None
-        self._last_saved: int | None = None
+        self._writes = writes
+        self._damaged: dict[int, _Damage] = {}
+        # One thread, so that a checkpoint and the removal of older ones follow each other.
+        self._thread: ThreadPoolExecutor | None = None
+        self._writing: Future[None] | None = None
+        self._is_open = False
 
     def steps(self) -> list[int]:
         """Returns the steps of all complete checkpoints, ascending; reads the folder anew."""
-        if not self.directory.is_dir():
-            return []
-        # Orbax renames a folder to its step when it is complete.
-        return sorted(int(p.name) for p in self.directory.iterdir() if p.name.isdigit() and p.is_dir())
+        return checkpoint_folder.find_steps(self.directory)
 
     def latest_step(self) -> int | None:
-        """Returns the step of the newest complete checkpoint, or None."""
-        steps = self.steps()
+        """Returns the step of the newest complete checkpoint that `load` has not found damaged, or None."""
+        steps = [step for step in self.steps() if not self._is_known_as_damaged(step)]
         return steps[-1] if steps else None
 
     def save(
@@ -69,74 +96,179 @@ class CheckpointStore:
         weights: Mapping[str, tf.Variable],
         optimizer: Mapping[str, tf.Variable],
         metadata: Mapping[str, Any],
+        averages: Mapping[str, tf.Variable] | None = None,
     ) -> None:
-        """Writes a checkpoint in the background; values are copied before this returns.
+        """Writes a checkpoint in the background; what variables hold now is what it gets.
+
+        Waits for the one before, if that is still being written, so that none is left out.
 
         Args:
             step: Its step. A step that is there already is left as it is.
             weights: Model variables by structural path.
             optimizer: Optimizer variables by name.
-            metadata: Plain data.
+            metadata: Plain data. The key "checksums" is taken.
+            averages: Moving averages of the weights by structural path.
+
+        Raises:
+            UserError: The one before could not be written. This one is not written then.
         """
-        # A step that is still being written has no folder of its name yet.
-        if step == self._last_saved or step in self.steps():
-            return
-        self._last_saved = step
-        orbax = _orbax()
-        state = {"weights": _values(weights), "optimizer": _values(optimizer)}
-        items = {"state": orbax.args.StandardSave(state), "metadata": orbax.args.JsonSave(dict(metadata))}
-        self._open().save(step, args=orbax.args.Composite(**items), force=True)
+        start = time.perf_counter()
+        try:
+            self.wait()
+            parts = {"weights": weights, "optimizer": optimizer, "averages": averages or {}}
+            state = {part: _values(variables) for part, variables in parts.items()}
+            if self._writes:
+                self._set_damaged_aside()
+                if step not in self.steps():
+                    # As text, since the caller may change what it gave.
+                    self._start_writing(step, state, json.dumps(metadata))
+        finally:
+            self.blocked_seconds += time.perf_counter() - start
 
     def wait(self) -> None:
-        """Blocks until the checkpoint that is being written is complete."""
-        if self._manager is not None:
-            self._manager.wait_until_finished()
+        """Blocks until the checkpoint that is being written is complete, and older ones are gone.
+
+        Raises:
+            UserError: It could not be written.
+        """
+        if self._writing is not None:
+            # An interrupt may come out of this; the checkpoint goes on being written then, and can be waited for.
+            wait([self._writing])
+            writing, self._writing = self._writing, None
+            writing.result()
+
+    def raise_failure(self) -> None:
+        """Looks, without waiting, whether the last checkpoint could be written.
+
+        Raises:
+            UserError: It could not.
+        """
+        if self._writing is not None and self._writing.done():
+            self.wait()
 
     def close(self) -> None:
-        """Waits, and lets go of Orbax's threads."""
-        if self._manager is not None:
-            self._manager.wait_until_finished()
-            self._manager.close()
-            self._manager = None
+        """Waits, and lets go of the thread.
+
+        Raises:
+            UserError: The checkpoint that was being written could not be.
+        """
+        thread, self._thread = self._thread, None
+        if thread is not None:
+            thread.shutdown()
+        self._is_open = False
+        self.wait()
 
     def load(self, step: int | None = None) -> Checkpoint:
         """Reads a checkpoint.
 
         Args:
-            step: Which; None is the newest.
+            step: Which; None is the newest that can be read. Those that cannot are named on standard error,
+                and make room for others of their steps at the next `save`.
 
         Returns:
             Its content.
 
         Raises:
-            UserError: There is none, or it cannot be read.
+            UserError: There is none, or it cannot be read; or one that was being written could not be.
         """
         self.wait()
+        if step is None:
+            return self._load_newest()
+        self._require(step)
+        try:
+            return self._read(step)
+        except DamagedCheckpointError as error:
+            # Or it has been removed in the meantime.
+            self._require(step)
+            raise UserError(f"{self.directory / str(step)}: damaged checkpoint ({error})") from None
+
+    def _require(self, step: int) -> None:
         steps = self.steps()
         if not steps:
-            raise UserError(f"{self.directory}: no checkpoint here; expected folders named by step")
-        step = steps[-1] if step is None else step
+            raise self._nothing_to_load(steps)
         if step not in steps:
             raise UserError(f"{self.directory}: no checkpoint of step {step}; there are {steps}")
-        orbax = _orbax()
+
+    def _load_newest(self) -> Checkpoint:
+        found: list[int] = []
+        while True:
+            steps = self.steps()
+            undamaged = [step for step in steps if not self._is_known_as_damaged(step)]
+            if not undamaged:
+                raise self._nothing_to_load(steps)
+            step = undamaged[-1]
+            folder = self._identity(step)
+            try:
+                checkpoint = self._read(step)
+                break
+            except DamagedCheckpointError as error:
+                # Otherwise the process that trains has removed it, or written it anew, in the meantime.
+                if folder is not None and folder == self._identity(step):
+                    self._damaged[step] = _Damage(folder, str(error))
+                    found.append(step)
+        for damaged in found:
+            path, reason = self.directory / str(damaged), self._damaged[damaged].reason
+            print(f"warning: {path}: damaged checkpoint ({reason}); taking that of step {step}", file=sys.stderr)
+        return checkpoint
+
+    def _nothing_to_load(self, steps: list[int]) -> UserError:
+        if not steps:
+            return UserError(f"{self.directory}: no checkpoint here; expected folders named by step")
+        others = f"; so are those of steps {steps[:-1]}" if len(steps) > 1 else ""
+        reason = self._damaged[steps[-1]].reason
+        return UserError(f"{self.directory / str(steps[-1])}: damaged checkpoint ({reason}){others}")
+
+    def _read(self, step: int) -> Checkpoint:
+        state, metadata = read_checkpoint(self.directory / str(step))
+        return Checkpoint(step, state["weights"], state["optimizer"], metadata, state["averages"])
+
+    def _identity(self, step: int) -> tuple[int, int] | None:
+        # Of the folder, which may be removed, and another be written for the step.
+        try:
+            status = (self.directory / str(step)).stat()
+        except FileNotFoundError:
+            return None
+        return status.st_ino, status.st_mtime_ns
+
+    def _is_known_as_damaged(self, step: int) -> bool:
+        return step in self._damaged and self._damaged[step].folder == self._identity(step)
+
+    def _set_damaged_aside(self) -> None:
+        for step in list(self._damaged):
+            if self._is_known_as_damaged(step):
+                try:
+                    checkpoint_folder.set_aside(self.directory, step)
+                except OSError as error:
+                    path = self.directory / str(step)
+                    raise UserError(f"{path}: damaged checkpoint, cannot be renamed ({error.strerror})") from None
+            del self._damaged[step]
+
+    def _start_writing(self, step: int, state: State, metadata: str) -> None:
+        if self._thread is None:
+            self._thread = ThreadPoolExecutor(1, "checkpoints")
+        self._writing = self._thread.submit(self._write, step, state, metadata)
+
+    def _write(self, step: int, state: State, metadata: str) -> None:
         folder = self.directory / str(step)
         try:
-            with _late_reads_ignored(), orbax.StandardCheckpointer() as checkpointer:
-                state = checkpointer.restore(folder / "state")
-            with orbax.Checkpointer(orbax.JsonCheckpointHandler()) as checkpointer:
-                metadata = checkpointer.restore(folder / "metadata")
-            return Checkpoint(step, state["weights"], state.get("optimizer") or {}, metadata)
-        except (ValueError, KeyError, OSError) as error:
-            raise UserError(f"{folder}: damaged checkpoint ({' '.join(str(error).split())[:200]})") from None
+            if not self._is_open:
+                self.directory.mkdir(parents=True, exist_ok=True)
+                checkpoint_folder.clean(self.directory)
+                self._is_open = True
+            with checkpoint_folder.whole_checkpoint(self.directory, step) as temporary:
+                write_checkpoint(temporary, state, metadata)
+        except (OSError, ValueError) as error:
+            raise UserError(f"{folder}: cannot be written ({system_reason(error)}); {self._what_is_whole()}") from None
+        if self._max_to_keep is not None:
+            steps = self.steps()
+            for old in checkpoint_folder.surplus_steps(steps, step, self._max_to_keep, frozenset(self.keep)):
+                checkpoint_folder.remove(self.directory, old)
 
-    def _open(self) -> Any:
-        if self._manager is None:
-            orbax = _orbax()
-            options = orbax.CheckpointManagerOptions(
-                max_to_keep=self._max_to_keep, create=True, enable_async_checkpointing=True
-            )
-            self._manager = orbax.CheckpointManager(self.directory, options=options)
-        return self._manager
+    def _what_is_whole(self) -> str:
+        newest = self.latest_step()
+        if newest is None:
+            return "there is no earlier checkpoint"
+        return f"the checkpoint of step {newest} is whole; the same command goes on from it"
 
 
 def named_weights(model: Any) -> dict[str, tf.Variable]:
@@ -194,37 +326,6 @@ def _by_name(variables: Sequence[tf.Variable]) -> dict[str, tf.Variable]:
 
 
 def _values(variables: Mapping[str, tf.Variable]) -> dict[str, np.ndarray]:
-    # A copy: the array of a variable's value may be overwritten by the next step while it is written out.
-    return {name: np.array(tf.convert_to_tensor(variable)) for name, variable in variables.items()}
-
-
-@contextlib.contextmanager
-def _late_reads_ignored() -> Iterator[None]:
-    # Where one array cannot be read, Orbax closes its event loop while others are still being read, and each
-    # of those prints a stack trace of its own: some of them after the error has come out here, so that the
-    # hook goes back to what it was after a success alone.
-    before = sys.unraisablehook
-
-    def hook(unraisable: sys.UnraisableHookArgs) -> None:
-        if str(unraisable.exc_value) != "Event loop is closed":
-            before(unraisable)
-
-    sys.unraisablehook = hook
-    yield
-    sys.unraisablehook = before
-
-
-def _orbax() -> ModuleType:
-    # Orbax imports JAX, which would take a GPU or TPU that TensorFlow trains on. TensorFlow may have
-    # imported JAX by itself before this runs, hence the second setting.
-    os.environ.setdefault("JAX_PLATFORMS", "cpu")
-    import jax
-
-    jax.config.update("jax_platforms", "cpu")
-    from absl import logging
-
-    # Orbax logs every array that it writes at level INFO and its own threads at WARNING.
-    logging.set_verbosity(logging.ERROR)
-    import orbax.checkpoint
-
-    return orbax.checkpoint
+    # What reading a variable gives does not change when the variable does: TensorFlow promises it of ReadVariableOp.
+    # So on the CPU nothing is copied here, a later step puts its values elsewhere; from a device, the host gets a copy.
+    return {name: np.asarray(tf.convert_to_tensor(variable)) for name, variable in variables.items()}

@@ -19,7 +19,8 @@ _COMMANDS = {
         "draw losses and figures of runs over each other",
     ),
     "evaluate": ("deeplab2_lite.evaluation.evaluate_command", "measure a model, or predictions that are files"),
-    "predict": ("deeplab2_lite.evaluation.predict", "segment an image or a folder of images"),
+    "predict": ("deeplab2_lite.evaluation.predict", "segment images, folders of images and videos"),
+    "demo": ("deeplab2_lite.evaluation.demo.command", "show a model at work on a web page of this machine"),
     "submit": ("deeplab2_lite.evaluation.submission.command", "make or check files that the benchmark servers take"),
     "import-weights": ("deeplab2_lite.pretrained_command", "read weights of other code bases to train on from"),
     "export": (

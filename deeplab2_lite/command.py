@@ -10,7 +10,17 @@ from collections.abc import Callable
 from deeplab2_lite.errors import UserError
 
 EXIT_USER_ERROR = 2
+# EX_TEMPFAIL of sysexits.h: not done, and worth another start.
+EXIT_PREEMPTED = 75
 EXIT_INTERRUPTED = 130
+
+
+class Preempted(Exception):
+    """The command was asked to end by SIGTERM, or its job has lost a process, and goes on when it is started again."""
+
+    def __init__(self, reason: str = "terminated") -> None:
+        """Says why, in a word or a line."""
+        super().__init__(reason)
 
 
 def run_command(run: Callable[[argparse.Namespace], None], arguments: argparse.Namespace) -> int:
@@ -21,7 +31,7 @@ def run_command(run: Callable[[argparse.Namespace], None], arguments: argparse.N
         arguments: Its flags.
 
     Returns:
-        Exit status: 0, 2 after a user's mistake, 130 after Ctrl-C.
+        Exit status: 0, 2 after a user's mistake, 75 if it should be started again, 130 after Ctrl-C.
     """
     # TensorFlow's own log is for its developers; what concerns a user is raised as an error. This has
     # to happen before it is imported, and an environment variable that is set already wins.
@@ -34,6 +44,9 @@ def run_command(run: Callable[[argparse.Namespace], None], arguments: argparse.N
         # A path or key that the user gave may hold line breaks.
         print(f"error: {' '.join(str(error).splitlines())}", file=sys.stderr)
         return EXIT_USER_ERROR
+    except Preempted as reason:
+        print(f"{reason}; the same command goes on from here", file=sys.stderr)
+        return EXIT_PREEMPTED
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from here", file=sys.stderr)
         return EXIT_INTERRUPTED

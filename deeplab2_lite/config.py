@@ -231,7 +231,9 @@ class OptimizerConfig:
         power: Of the polynomial decay.
         end_learning_rate: Reached at the last step.
         warmup_steps: Steps of linear warm-up from 0.
-        clip_global_norm: Scale gradients down to this norm; null leaves them.
+        clip_global_norm: Scale gradients down to this norm; null leaves them. It is that of the whole batch's gradient.
+        backbone_multiplier: The backbone learns at so many times the rate.
+        batch_norm_multiplier: Gamma and beta of all batch normalization likewise (in the backbone, at the product).
         options: Further arguments of the optimizer by name, such as `beta_1: 0.9`.
     """
 
@@ -241,6 +243,8 @@ class OptimizerConfig:
     end_learning_rate: float = 0.0
     warmup_steps: int = 0
     clip_global_norm: float | None = None
+    backbone_multiplier: float = 1.0
+    batch_norm_multiplier: float = 1.0
     options: dict[str, int | float | bool | str] = field(default_factory=dict)
 
 
@@ -252,14 +256,26 @@ class TrainConfig:
         steps: Train up to this step.
         budget_seconds: Fit the whole run, evaluations and all, into so many seconds: `steps` and the warm-up follow
             from the speed that is measured. Null trains for `steps`.
-        batch_size: Global batch, over all replicas.
+        batch_size: Global batch of an update, over all replicas and all parts of `accumulation_steps`.
+        accumulation_steps: Compute the gradient of a batch in so many parts, one after the other, where it does not fit
+            the memory at once. It is that of the whole batch; batch normalization sees a part at a time.
+        recompute_activations: Keep few activations, and compute the others a second time when the gradient needs
+            them: less memory for some 30 % more time.
         seed: Of initial weights, image order and augmentation; every draw follows from (seed, step).
         steps_per_loop: Steps run on the device between two looks of the host.
         checkpoint_interval: Steps between two checkpoints.
         eval_interval: Steps between two evaluations; null evaluates at the end alone.
         image_interval: Steps between two TensorBoard image summaries; null writes none.
-        max_to_keep: Checkpoints kept.
-        precision: Compute type of the network; heads, losses and BN stay float32.
+        max_to_keep: Checkpoints kept, the newest ones.
+        best_metric: A figure of evaluation as the learning curve names it, such as "PQ", "mIoU" or "top_1"; the
+            checkpoint in which it is the highest is kept, too.
+        patience: Stop after so many evaluations in a row without a better `best_metric`; null trains to the end.
+        ema_decay: Keep an exponential moving average of the weights, decaying by this factor a step (by less in the
+            first ones), such as 0.9999; null keeps none. `inference.averaged_weights` looks with it.
+        max_skipped_batches: A batch whose loss or gradient is not finite is left out, so often at most in a run; 0
+            stops at the first.
+        precision: Compute type of the network; heads, losses and BN statistics stay float32. float16 scales the
+            loss, as GPUs before Ampere need it.
         init_checkpoint: Weights that a new run starts from: the model folder of another run, or a file
             of `deeplab2-lite import-weights`; null starts from random ones. What they lack beyond the
             backbone starts from random ones too, and a run that goes on takes its own checkpoint.
@@ -271,13 +287,19 @@ class TrainConfig:
     steps: int = 60000
     budget_seconds: float | None = None
     batch_size: int = 32
+    accumulation_steps: int = 1
+    recompute_activations: bool = False
     seed: int = 0
     steps_per_loop: int = 50
     checkpoint_interval: int = 1000
     eval_interval: int | None = None
     image_interval: int | None = 1000
     max_to_keep: int = 3
-    precision: Literal["float32", "bfloat16"] = "float32"
+    best_metric: str | None = None
+    patience: int | None = None
+    ema_decay: float | None = None
+    max_skipped_batches: int = 0
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"
     init_checkpoint: str | None = None
     init_fresh_logits: bool = False
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
@@ -311,12 +333,14 @@ class InferenceConfig:
         tile_size: Run the network on overlapping tiles of this height and width, each a multiple of the output
             stride plus 1, where an image is too large for it; null takes it whole.
         tile_overlap: The least number of pixels that neighbouring tiles share.
+        averaged_weights: Take the moving average of the weights (`train.ema_decay`) instead of the last ones.
     """
 
     scales: tuple[float, ...] = (1.0,)
     flip_left_right: bool = False
     tile_size: Size | None = None
     tile_overlap: int = 128
+    averaged_weights: bool = False
 
 
 @dataclass(frozen=True)
@@ -337,11 +361,23 @@ class EvaluationConfig:
 
 @dataclass(frozen=True)
 class RuntimeConfig:
-    """Devices: "one_device", "mirrored" over all local GPUs (or `devices`), or "tpu"."""
+    """Devices, and how they run.
 
-    strategy: Literal["auto", "one_device", "mirrored", "tpu"] = "auto"
+    Attributes:
+        strategy: "one_device"; "mirrored" over all local GPUs, or `devices`; "multi_worker" over the processes that
+            the environment variable TF_CONFIG lists; "tpu". "auto" is the one for which there is a TF_CONFIG, a
+            `tpu`, several GPUs.
+        devices: Names such as "GPU:0"; null takes all.
+        tpu: Name or address of a TPU, or "local".
+        xla: Compile the training step by XLA, as a TPU does anyway.
+        deterministic: The same weights, bit by bit, on the same machine, at the price of some speed.
+    """
+
+    strategy: Literal["auto", "one_device", "mirrored", "multi_worker", "tpu"] = "auto"
     devices: tuple[str, ...] | None = None
     tpu: str | None = None
+    xla: bool = False
+    deterministic: bool = False
 
 
 @dataclass(frozen=True)

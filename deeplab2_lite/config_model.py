@@ -101,11 +101,20 @@ class BranchConfig:
 
 @dataclass(frozen=True)
 class BatchNormConfig:
-    """Batch normalization. `synchronized` computes its statistics over all replicas."""
+    """Batch normalization.
+
+    Attributes:
+        momentum: Of the moving averages.
+        epsilon: Added to the variance.
+        synchronized: Compute the statistics of a batch over all replicas; false has each replica compute its own.
+        frozen: Normalize by the moving averages in training too, and learn neither gamma nor beta, where
+            the batch of a replica is too small for statistics and the weights come from `train.init_checkpoint`.
+    """
 
     momentum: float = 0.99
     epsilon: float = 1e-3
     synchronized: bool = True
+    frozen: bool = False
 
 
 @dataclass(frozen=True)

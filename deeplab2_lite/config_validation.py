@@ -100,12 +100,18 @@ _RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "train.eval_interval": (lambda v: v is None or v > 0, "a positive integer or null"),
     "train.image_interval": (lambda v: v is None or v > 0, "a positive integer or null"),
     "train.max_to_keep": (_positive, "a positive integer"),
+    "train.accumulation_steps": (_positive, "a positive integer"),
+    "train.patience": (lambda v: v is None or v > 0, "a positive integer or null"),
+    "train.ema_decay": (lambda v: v is None or 0 < v < 1, "a number in (0, 1) or null"),
+    "train.max_skipped_batches": (_not_negative, "0 or a positive integer"),
     "train.seed": (_not_negative, "0 or a positive integer"),
     "train.optimizer.learning_rate": (_positive, "a positive number"),
     "train.optimizer.power": (_not_negative, "0 or a positive number"),
     "train.optimizer.end_learning_rate": (_not_negative, "0 or a positive number"),
     "train.optimizer.warmup_steps": (_not_negative, "0 or a positive integer"),
     "train.optimizer.clip_global_norm": (lambda v: v is None or _positive(v), "a positive number or null"),
+    "train.optimizer.backbone_multiplier": (_positive, "a positive number"),
+    "train.optimizer.batch_norm_multiplier": (_positive, "a positive number"),
     "postprocessing.center_threshold": (math.isfinite, "a finite number"),
     "postprocessing.nms_kernel": (lambda v: v > 0 and v % 2 == 1, "an odd positive integer"),
     "postprocessing.top_k": (_positive, "a positive integer"),
@@ -359,6 +365,19 @@ def _check_train(config: ExperimentConfig) -> None:
         )
     if optimizer.end_learning_rate > optimizer.learning_rate:
         raise UserError("train.optimizer.end_learning_rate: is above train.optimizer.learning_rate")
+    if optimizer.batch_norm_multiplier != 1 and config.model.batch_norm.frozen:
+        raise UserError(
+            "train.optimizer.batch_norm_multiplier: has no meaning with model.batch_norm.frozen; leave it out"
+        )
+    if config.train.batch_size % config.train.accumulation_steps:
+        raise UserError(
+            f"train.accumulation_steps: train.batch_size {config.train.batch_size} is not a multiple of "
+            f"{config.train.accumulation_steps}"
+        )
+    if config.train.patience is not None and config.train.best_metric is None:
+        raise UserError("train.patience: has no meaning without train.best_metric")
+    if config.inference.averaged_weights and config.train.ema_decay is None:
+        raise UserError("inference.averaged_weights: there are none without train.ema_decay")
     if "learning_rate" in optimizer.options:
         raise UserError("train.optimizer.options.learning_rate: belongs into train.optimizer.learning_rate")
 

@@ -30,17 +30,18 @@ _UMASK_LOCK = threading.Lock()
 
 
 @contextlib.contextmanager
-def atomic_path(path: str | Path) -> Iterator[Path]:
+def atomic_path(path: str | Path, suffix: str = ".tmp") -> Iterator[Path]:
     """Yields a temporary path in the same folder, renamed to `path` when the block succeeds.
 
     Args:
         path: The file to write. Its folder must exist.
+        suffix: Of the temporary path, for writers that go by it.
 
     Yields:
         The temporary path; it is removed if the block raises.
     """
     path = Path(path)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=suffix)
     os.close(handle)
     temporary = Path(name)
     try:

@@ -6,14 +6,11 @@ Evaluator, `Predictor` and the exported SavedModel call `infer`, so that their m
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import tensorflow as tf
 
 from deeplab2_lite.config import ExperimentConfig
-from deeplab2_lite.config_loading import resolve_dataset_info
 from deeplab2_lite.dataset_info import DatasetInfo
 from deeplab2_lite.errors import UserError
 from deeplab2_lite.intensity import stretch_intensity
@@ -22,7 +19,7 @@ from deeplab2_lite.postprocessing.instances import InstanceTable
 from deeplab2_lite.postprocessing.resampling import resize_nearest, resize_result
 from deeplab2_lite.postprocessing.scoring import score_instances_by_logits
 from deeplab2_lite.postprocessing.segmentation import PanopticResult, panoptic_segmentation
-from deeplab2_lite.postprocessing.semantic import semantic_segmentation
+from deeplab2_lite.postprocessing.semantic import class_probability, semantic_segmentation
 from deeplab2_lite.postprocessing.upsampling import Heads, Upsampling
 from deeplab2_lite.preprocessing import grey_outside, resize_longest_side
 from deeplab2_lite.tiling import Tiling
@@ -114,12 +111,15 @@ class Inference(NamedTuple):
             section 3.3); 0 in invalid rows.
         center_heatmap: float32 [batch, height, width, 1] at the resolution at which the network saw the image.
         center_offset: float32 [batch, height, width, 2] at that resolution, in its pixels.
+        semantic_probability: float32 [batch, height, width] at that resolution, of the class that has the
+            greatest one.
     """
 
     result: PanopticResult
     instance_scores: tf.Tensor
     center_heatmap: tf.Tensor
     center_offset: tf.Tensor
+    semantic_probability: tf.Tensor
 
 
 def infer(
@@ -149,11 +149,12 @@ def infer(
         )
     result = settings.merge(heads, upsampling)
     scores = score_instances_by_logits(result, heads.semantic_logits, upsampling)
+    probability = class_probability(heads.semantic_logits, result.semantic, upsampling)
     if settings.longest_side is not None:
         result = resize_result(result, *sides(images))
         scores = tf.where(result.instances.valid, scores, 0.0)
     upsampled = heads if upsampling is None else upsampling.apply(heads._replace(semantic_logits=None))
-    return Inference(result, scores, upsampled.center_heatmap, upsampled.center_offset)
+    return Inference(result, scores, upsampled.center_heatmap, upsampled.center_offset, probability)
 
 
 def infer_semantic(
@@ -180,66 +181,6 @@ def infer_semantic(
     if settings.longest_side is not None:
         semantic = resize_nearest(semantic, *sides(images))
     return semantic
-
-
-class Predictor:
-    """Segments one image of any size at a time: `predict(image)`."""
-
-    def __init__(
-        self,
-        model_or_path: Any,
-        config: ExperimentConfig | None = None,
-        info: DatasetInfo | None = None,
-        overrides: str = "",
-    ) -> None:
-        """Loads a model.
-
-        Args:
-            model_or_path: A model folder, an exported SavedModel, a list of model folders (an ensemble), or a
-                keras.Model.
-            config: Needed with a keras.Model alone; the others bring theirs.
-            info: Label space; None takes the configuration's.
-            overrides: Settings that win over those of model folders, such as "inference.flip_left_right=true".
-
-        Raises:
-            UserError: Nothing that can predict is there.
-        """
-        if _is_paths(model_or_path):
-            from deeplab2_lite.loading import load_inference
-
-            loaded = load_inference(model_or_path, overrides)
-            self.info, self._infer = loaded.info, loaded.infer
-        else:
-            if config is None:
-                raise UserError("Predictor: expected the experiment's config beside a keras.Model")
-            self.info = info or resolve_dataset_info(config)
-            self._infer = inference_function(model_or_path, InferenceSettings.from_config(config, self.info))
-        self.instance_scores: np.ndarray | None = None
-
-    def __call__(self, image: np.ndarray | tf.Tensor) -> PanopticResult:
-        """Segments an image.
-
-        Args:
-            image: RGB, uint8 [height, width, 3].
-
-        Returns:
-            NumPy arrays without batch dimension: maps [height, width], instances [top_k, ...]. The scores of
-            the instances (paper section 3.3) are left in `self.instance_scores` [top_k].
-
-        Raises:
-            UserError: The array is no RGB image.
-        """
-        image = np.asarray(image)
-        if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or 0 in image.shape:
-            raise UserError(f"image: expected uint8 [height, width, 3], got {image.dtype} {list(image.shape)}")
-        result, scores = self._infer(tf.constant(image[None]))
-        self.instance_scores = scores[0].numpy()
-        return tf.nest.map_structure(lambda tensor: tensor[0].numpy(), result)
-
-
-def _is_paths(model: Any) -> bool:
-    first = model[0] if isinstance(model, list | tuple) and model else model
-    return isinstance(first, str | Path)
 
 
 def inference_function(

@@ -18,6 +18,7 @@ from deeplab2_lite.errors import UserError
 from deeplab2_lite.inference import InferenceSettings, inference_function, result_from_tensors
 from deeplab2_lite.model import build_model
 from deeplab2_lite.multi_view import Member
+from deeplab2_lite.observation import Observation, observation_function
 from deeplab2_lite.postprocessing.segmentation import PanopticResult
 
 CONFIG_FILE = "config.yaml"
@@ -61,10 +62,17 @@ class Ensemble(NamedTuple):
 
 
 class LoadedInference(NamedTuple):
-    """Something that segments: `infer` takes uint8 images and gives the result and instance scores."""
+    """Something that segments uint8 images.
+
+    Attributes:
+        infer: Gives the result and instance scores.
+        info: The label space.
+        observe: Gives the heads as well; None for a SavedModel, which does not have them among its outputs.
+    """
 
     infer: Callable[[tf.Tensor], tuple[PanopticResult, tf.Tensor]]
     info: DatasetInfo
+    observe: Callable[[tf.Tensor], Observation] | None = None
 
 
 def load_model(path: str | Path) -> Any:
@@ -114,7 +122,13 @@ def load_model_dir(path: str | Path, step: int | None = None, overrides: str = "
     store = CheckpointStore(path / CHECKPOINTS)
     checkpoint = store.load(step)
     network = build_model(config, info.num_classes)
-    assign(named_weights(network), checkpoint.weights, f"weights of {store.directory / str(checkpoint.step)}")
+    folder = store.directory / str(checkpoint.step)
+    weights = dict(checkpoint.weights)
+    if config.inference.averaged_weights:
+        if not checkpoint.averages:
+            raise UserError(f"{folder}: has no averaged weights (inference.averaged_weights); trained without them")
+        weights.update(checkpoint.averages)
+    assign(named_weights(network), weights, f"weights of {folder}")
     return TrainedModel(network, config, info, checkpoint.step)
 
 
@@ -180,7 +194,10 @@ def load_inference(paths: str | Path | Sequence[str | Path], overrides: str = ""
     if tasks != "panoptic":
         raise UserError(f"{paths[0]}: model.tasks '{tasks}' gives no panoptic map; expected panoptic")
     settings = InferenceSettings.from_config(ensemble.config, ensemble.info)
-    return LoadedInference(inference_function(ensemble.members, settings), ensemble.info)
+    networks = ensemble.members
+    return LoadedInference(
+        inference_function(networks, settings), ensemble.info, observation_function(networks, settings)
+    )
 
 
 def is_model_dir(path: Path) -> bool:

@@ -9,7 +9,10 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from deeplab2_lite.dataset_info import DatasetInfo
+from deeplab2_lite.segment_colors import thing_pixels
 
+# Of the pixels that a name's plate hides, so many at least are of what it names; names of stuff give way to things.
+_LEAST_OWN_GROUND = {True: 0.6, False: 0.9}
 # Places for names are sought on a map of this longer side: exact enough, and quick on large images.
 _SEARCH_SIDE = 320
 
@@ -43,8 +46,7 @@ def instance_borders(panoptic: np.ndarray, info: DatasetInfo, thickness: int) ->
     Returns:
         bool [height, width].
     """
-    isthing = np.array([*(c.isthing for c in info.classes), False])
-    thing = isthing[np.minimum(panoptic // info.label_divisor, info.num_classes)]
+    thing = thing_pixels(panoptic, info)
     borders = np.zeros(panoptic.shape, bool)
     borders[1:] |= (panoptic[1:] != panoptic[:-1]) & (thing[1:] | thing[:-1])
     borders[:, 1:] |= (panoptic[:, 1:] != panoptic[:, :-1]) & (thing[:, 1:] | thing[:, :-1])
@@ -58,6 +60,20 @@ def instance_borders(panoptic: np.ndarray, info: DatasetInfo, thickness: int) ->
             borders[1:] |= line[:-1]
             borders[:, 1:] |= line[:, :-1]
     return borders
+
+
+def hatch(picture: np.ndarray, where: np.ndarray, thickness: int) -> None:
+    """Draws grey diagonals over a part of a picture, in place: what has no colour of its own is seen on any ground.
+
+    Args:
+        picture: RGB in 0..255, floats [height, width, 3].
+        where: bool [height, width].
+        thickness: Of the lines in pixels.
+    """
+    rows, columns = np.nonzero(where)
+    on_line = (rows + columns) % (9 * thickness) < thickness
+    rows, columns = rows[on_line], columns[on_line]
+    picture[rows, columns] = 0.45 * picture[rows, columns] + 0.55 * 150
 
 
 def enlarge_labels(labels: np.ndarray, scale: int) -> np.ndarray:
@@ -185,6 +201,9 @@ def draw_names(picture: Image.Image, panoptic: np.ndarray, info: DatasetInfo) ->
         x = min(max(place.column, margin - left), picture.width - right - margin)
         y = min(max(place.row, margin - top), picture.height - bottom - margin)
         plate = (x + left - margin, y + top - margin, x + right + margin, y + bottom + margin)
+        below = panoptic[max(0, int(plate[1])) : int(plate[3]) + 1, max(0, int(plate[0])) : int(plate[2]) + 1]
+        if (below == place.panoptic_id).mean() < _LEAST_OWN_GROUND[info.classes[class_id].isthing]:
+            continue
         # A plate may hide half of its segment at most.
         plate_area = (right - left + 2 * margin) * (bottom - top + 2 * margin)
         if 2 * plate_area > place.area or any(_overlap(plate, other) for other in taken):

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import colorsys
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,35 +13,36 @@ from PIL import Image, ImageDraw
 from deeplab2_lite.dataset_info import DatasetInfo
 from deeplab2_lite.errors import UserError
 from deeplab2_lite.files import atomic_path
-from deeplab2_lite.segment_drawing import draw_names, enlarge_labels, font, instance_borders
+from deeplab2_lite.segment_colors import Color, present_ids, segment_colors
+from deeplab2_lite.segment_drawing import draw_names, enlarge_labels, font, hatch, instance_borders
 
 # Longer side in pixels up to which `overlay_panoptic` enlarges small images: names need room.
 _LEGIBLE_SIDE = 640
-_BACKGROUND = (24, 26, 30)
+BACKGROUND = (24, 26, 30)
 _IMAGE_FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG"}
 
 
-def colorize_panoptic(panoptic: Any, info: DatasetInfo) -> np.ndarray:
+def colorize_panoptic(panoptic: Any, info: DatasetInfo, colors: Mapping[int, Color] | None = None) -> np.ndarray:
     """Colours a panoptic map: the class gives the colour, the instance a shade of it.
 
     Args:
         panoptic: Panoptic ids, integers [height, width].
         info: The label space.
+        colors: Of its ids; None takes those of `segment_colors`.
 
     Returns:
         uint8 [height, width, 3]. Void is black; stuff and crowd have the colour of the class; an
-        instance's colour depends on its id alone, so that it is the same in every picture.
+        instance's colour follows from its id, unless a neighbour has nearly the same (`segment_colors`).
 
     Raises:
         UserError: It is no map of ids of the label space.
     """
     panoptic = _checked_panoptic(panoptic, info)
-    ids = _present_ids(panoptic)
-    table = np.zeros((int(ids[-1]) + 1 if ids.size else 1, 3), np.uint8)
-    for panoptic_id in ids.tolist():
-        class_id, instance = divmod(panoptic_id, info.label_divisor)
-        if class_id != info.ignore_label:
-            table[panoptic_id] = _segment_color(info, class_id, instance)
+    table = np.zeros((int(panoptic.max(initial=0)) + 1, 3), np.uint8)
+    colors = segment_colors(panoptic, info) if colors is None else colors
+    for panoptic_id, color in colors.items():
+        if panoptic_id < len(table):
+            table[panoptic_id] = color
     return table[panoptic]
 
 
@@ -53,6 +53,7 @@ def overlay_panoptic(
     alpha: float = 0.55,
     names: bool = True,
     scale: int | None = None,
+    colors: Mapping[int, Color] | None = None,
 ) -> np.ndarray:
     """Draws a panoptic map over its image, with borders round instances and the names of classes.
 
@@ -60,10 +61,11 @@ def overlay_panoptic(
         image: uint8 RGB [height, width, 3].
         panoptic: Panoptic ids, integers [height, width].
         info: The label space.
-        alpha: Weight of the colours over the image, 0..1. Void shows the image darkened.
+        alpha: Weight of the colours over the image, 0..1. Void shows the image darkened and hatched.
         names: Write the class's name on segments that have room for it.
         scale: Whole factor by which the picture is enlarged; None enlarges small images until names
             are legible.
+        colors: Of the ids; None takes those of `segment_colors` for this map.
 
     Returns:
         uint8 [scale * height, scale * width, 3].
@@ -77,21 +79,30 @@ def overlay_panoptic(
     if not 0 <= alpha <= 1:
         raise UserError(f"alpha: expected a number in 0..1, got {alpha}")
     if scale is None:
-        scale = max(1, math.ceil(_LEGIBLE_SIDE / max(panoptic.shape)))
+        scale = legible_scale(panoptic)
     elif scale < 1:
         raise UserError(f"scale: expected a whole number of at least 1, got {scale}")
     height, width = panoptic.shape[0] * scale, panoptic.shape[1] * scale
+    # Chosen before it is enlarged: who is whose neighbour depends on the resolution.
+    colors = segment_colors(panoptic, info) if colors is None else colors
     if scale > 1:
         image = np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BICUBIC))
         panoptic = enlarge_labels(panoptic, scale)
 
-    picture = image * (1 - alpha) + colorize_panoptic(panoptic, info) * alpha
-    borders = instance_borders(panoptic, info, thickness=max(1, round(max(height, width) / 900)))
+    picture = image * (1 - alpha) + colorize_panoptic(panoptic, info, colors) * alpha
+    thickness = max(1, round(max(height, width) / 900))
+    hatch(picture, panoptic // info.label_divisor == info.ignore_label, thickness)
+    borders = instance_borders(panoptic, info, thickness)
     picture[borders] = 0.2 * picture[borders] + 0.8 * 255
     canvas = Image.fromarray(np.round(picture).astype(np.uint8))
     if names:
         canvas = draw_names(canvas, panoptic, info)
     return np.asarray(canvas)
+
+
+def legible_scale(panoptic: np.ndarray) -> int:
+    """Returns the whole factor by which a map [height, width] must be enlarged so that names can be read on it."""
+    return max(1, math.ceil(_LEGIBLE_SIDE / max(panoptic.shape)))
 
 
 def colorize_offsets(offset: Any, max_magnitude: float | None = None) -> np.ndarray:
@@ -178,7 +189,7 @@ def side_by_side(
     title_height = round(1.6 * font_size) if titles is not None else 0
     rows = math.ceil(len(panels) / columns)
     canvas = Image.new(
-        "RGB", (columns * (width + gap) + gap, rows * (height + title_height + gap) + gap), color=_BACKGROUND
+        "RGB", (columns * (width + gap) + gap, rows * (height + title_height + gap) + gap), color=BACKGROUND
     )
     draw = ImageDraw.Draw(canvas)
     for i, panel in enumerate(panels):
@@ -236,31 +247,8 @@ def _checked_panoptic(panoptic: Any, info: DatasetInfo) -> np.ndarray:
     highest = (info.ignore_label + 1) * info.label_divisor - 1
     if array.size and array.max() > highest:
         raise UserError(f"panoptic: expected ids up to {highest} for '{info.name}', got {array.max()}")
-    classes = _present_ids(array) // info.label_divisor
+    classes = present_ids(array) // info.label_divisor
     unknown = classes[(classes >= info.num_classes) & (classes != info.ignore_label)]
     if unknown.size:
         raise UserError(f"panoptic: semantic id {unknown[0]} is unknown in '{info.name}'")
     return array
-
-
-def _present_ids(panoptic: np.ndarray) -> np.ndarray:
-    """Returns the ids of a map, ascending; ids are small enough to mark instead of sort."""
-    present = np.zeros(int(panoptic.max(initial=0)) + 1, bool)
-    present[panoptic] = True
-    return np.flatnonzero(present)
-
-
-def _segment_color(info: DatasetInfo, class_id: int, instance: int) -> tuple[int, int, int]:
-    base = info.classes[class_id].color
-    if instance == 0 or not info.classes[class_id].isthing:
-        return base
-    # Multiples of these irrational steps spread evenly over the cube (Roberts' R3 sequence): neighbours in
-    # number, which are often neighbours in the image, lie far apart.
-    hue_step, saturation_step, value_step = ((0.5 + instance * k) % 1.0 for k in (0.8191725, 0.6710436, 0.5497005))
-    hue, saturation, _ = colorsys.rgb_to_hsv(*(v / 255 for v in base))
-    # The fewer thing classes there are, the more of the colour circle each may use.
-    spread = max(0.16, 1.0 / len(info.thing_ids))
-    hue = (hue + (hue_step - 0.5) * spread) % 1.0
-    saturation = min(1.0, max(0.45, saturation) * (0.6 + 0.5 * saturation_step))
-    red, green, blue = colorsys.hsv_to_rgb(hue, saturation, 0.55 + 0.45 * value_step)
-    return round(255 * red), round(255 * green), round(255 * blue)

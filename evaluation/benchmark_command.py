@@ -79,7 +79,7 @@ def run(arguments: argparse.Namespace) -> None:
     configs = _load_configs(arguments)
     input_size = parse_size(arguments.input_size) if arguments.input_size else None
     if arguments.model:
-        from deeplab2_lite.evaluation.predict import find_images
+        from deeplab2_lite.evaluation.inputs import find_images
 
         paths = find_images(Path(arguments.input))
     folder = Path(arguments.output) if arguments.output else None

@@ -81,6 +81,11 @@ class Evaluation:
         return len(self._images)
 
     @property
+    def images(self) -> tuple[ImageCounts, ...]:
+        """What each image counts, in the order in which they came."""
+        return tuple(self._images)
+
+    @property
     def needs_semantic_maps(self) -> bool:
         """Whether a figure reads more of a semantic map than its confusion with the truth."""
         return self._instance_iou is not None or self._boundary_iou is not None

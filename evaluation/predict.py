@@ -6,14 +6,11 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from tqdm import tqdm
-
 from deeplab2_lite import __version__
 from deeplab2_lite.data.conversion.options import add_high_depth_argument
-from deeplab2_lite.data.images import SUFFIXES, read_rgb
-from deeplab2_lite.dataset_info import DatasetInfo
+from deeplab2_lite.data.images import read_rgb
 from deeplab2_lite.errors import UserError
+from deeplab2_lite.evaluation.inputs import find_inputs
 from deeplab2_lite.evaluation.journal import Journal, file_stamp
 from deeplab2_lite.evaluation.model_arguments import (
     add_model_argument,
@@ -21,7 +18,12 @@ from deeplab2_lite.evaluation.model_arguments import (
     describe_models,
     overrides_of,
 )
+from deeplab2_lite.evaluation.predict_outputs import Outputs, needs_heads
+from deeplab2_lite.evaluation.predict_video import predict_video, video_paths
+from deeplab2_lite.evaluation.progress import Progress
+from deeplab2_lite.evaluation.video import VideoReader
 from deeplab2_lite.files import writing_to
+from deeplab2_lite.layer_pictures import HEAD_LAYERS, LAYERS
 
 # Not hidden: who empties the folder by hand empties it of this, too.
 UNFINISHED = "unfinished.jsonl"
@@ -34,18 +36,41 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         parser: Theirs.
     """
     add_model_argument(parser, required=True)
-    parser.add_argument("--input", required=True, metavar="PATH", help="an image, or a folder of images")
+    parser.add_argument(
+        "--input",
+        required=True,
+        nargs="+",
+        metavar="PATH",
+        help="images, folders of images, globs such as 'photos/**/*.jpg', and videos (with the extra 'video')",
+    )
     parser.add_argument(
         "--output",
         required=True,
         metavar="DIR",
-        help="gets panoptic.json and panoptic/*.png (COCO panoptic format), and overlay/*.png to look at",
+        help="gets panoptic.json and panoptic/*.png (COCO panoptic format), and overlay/*.png to look at; of a video "
+        "overlay/*.mp4",
     )
+    parser.add_argument(
+        "--layers",
+        nargs="+",
+        default=[],
+        choices=LAYERS,
+        metavar="NAME",
+        help=f"also draw these, as layers/NAME/*: {', '.join(LAYERS)} (all of them side by side); heatmap and offsets "
+        "need a model folder: an export does not give them",
+    )
+    parser.add_argument("--no_legend", action="store_true", help="pictures without the legend below")
     parser.add_argument(
         "--instances",
         choices=("coco", "cityscapes"),
         help="also scored instance masks: instances.json (COCO results), or instances/*_pred.txt with masks, as "
         "cityscapesScripts reads them",
+    )
+    parser.add_argument(
+        "--video_frames",
+        action="store_true",
+        help="of a video also the files of its frames: NAME/panoptic.json, NAME/panoptic/000000.png and so on, with "
+        "--instances those too",
     )
     add_high_depth_argument(parser)
     add_view_arguments(parser)
@@ -65,119 +90,102 @@ def run(arguments: argparse.Namespace) -> None:
     Raises:
         UserError: No model or image is there, an image cannot be read, or the output cannot be written.
     """
-    paths = find_images(Path(arguments.input))
-    from deeplab2_lite.inference import Predictor
-    from deeplab2_lite.visualize import overlay_panoptic
+    inputs = find_inputs(arguments.input)
+    # What cannot be decoded is said before the model is loaded.
+    for path in inputs.videos:
+        VideoReader(path).close()
+    from deeplab2_lite.predictor import Predictor
 
     folder = Path(arguments.output)
     with writing_to(folder):
         (folder / "overlay").mkdir(parents=True, exist_ok=True)
     command = _command(arguments)
     predictor = Predictor(arguments.model, overrides=overrides_of(arguments))
+    _check_layers(arguments, predictor)
     with writing_to(folder):
-        outputs = _Outputs(predictor.info, folder, arguments.instances)
         journal = Journal(folder / UNFINISHED, command)
+    summaries = []
+    if inputs.images:
+        summaries.append(_predict_images(inputs.images, arguments, predictor, journal))
+    if inputs.videos:
+        summaries.append(_predict_videos(inputs.videos, arguments, predictor, journal))
+    journal.remove()
+    print("\n".join(summaries))
+
+
+def _pictures(arguments: argparse.Namespace) -> list[str]:
+    return list(dict.fromkeys(["overlay", *arguments.layers]))
+
+
+def _check_layers(arguments: argparse.Namespace, predictor: Any) -> None:
+    missing = [] if predictor.has_heads else [name for name in arguments.layers if name in HEAD_LAYERS]
+    if missing:
+        raise UserError(
+            f"--layers: the export {arguments.model[0]} gives no {missing[0]}, its maps alone; expected a model folder"
+        )
+
+
+def _predict_images(paths: list[Path], arguments: argparse.Namespace, predictor: Any, journal: Journal) -> str:
+    """Segments the images that are not done yet; returns what was done."""
+    folder, pictures = Path(arguments.output), _pictures(arguments)
+    with writing_to(folder):
+        outputs = Outputs(
+            predictor.info,
+            folder,
+            instances=arguments.instances,
+            pictures=pictures,
+            legend=not arguments.no_legend,
+        )
     done = {
         path.name: entry
         for path in paths
-        if (entry := journal.entries.get(path.name)) and entry["image"] == file_stamp(path) and outputs.have(path)
+        if (entry := journal.entries.get(path.name)) and entry["image"] == file_stamp(path) and outputs.have(path.name)
     }
     earlier = len(done)
+    # A network that says nothing else of an image is not asked twice as much.
     try:
-        for path in tqdm([p for p in paths if p.name not in done], desc="predict", unit="image", disable=None):
-            stamp = file_stamp(path)
-            image = read_rgb(path, arguments.high_depth)
-            result = predictor(image)
-            overlay = overlay_panoptic(image, result.panoptic, predictor.info)
-            with writing_to(folder):
-                entry = {"image": stamp, **outputs.write(path, overlay, result, predictor.instance_scores)}
-                journal.append(path.name, entry)
-            done[path.name] = entry
+        with Progress(len(paths) - earlier, "predict", "image") as progress:
+            for path in paths:
+                if path.name in done:
+                    continue
+                stamp = file_stamp(path)
+                image = read_rgb(path, arguments.high_depth)
+                observation = predictor.observe(image, heads=needs_heads(pictures))
+                with writing_to(folder):
+                    entry = {"image": stamp, **outputs.write(path.name, image, observation)}
+                    journal.append(path.name, entry)
+                done[path.name] = entry
+                progress.step()
     finally:
         if done:
             with writing_to(folder):
                 outputs.finish([done[path.name] for path in paths if path.name in done])
-    journal.remove()
     note = f" ({earlier} of them by an earlier, interrupted run)" if earlier else ""
-    print(f"{len(paths)} images{note}: {', '.join(str(path) for path in outputs.paths)}")
+    return f"{len(paths)} images{note}: {', '.join(str(path) for path in outputs.paths)}"
 
 
-def find_images(path: Path) -> list[Path]:
-    """Lists the images that a path names.
-
-    Args:
-        path: An image file, or a folder.
-
-    Returns:
-        Files in order of name.
-
-    Raises:
-        UserError: There are none, or two of the same stem, whose results would overwrite each other.
-    """
-    if path.is_file():
-        return [path]
-    if not path.is_dir():
-        raise UserError(f"--input: no such file or folder: {path}")
-    paths = sorted(
-        p for p in path.iterdir() if p.suffix.lower() in SUFFIXES and not p.name.startswith(".") and p.is_file()
-    )
-    if not paths:
-        raise UserError(f"--input: no images in {path}; expected files ending in {', '.join(SUFFIXES)}")
-    stems: dict[str, Path] = {}
-    for found in paths:
-        if found.stem in stems:
-            raise UserError(f"--input: {stems[found.stem]} and {found.name} have the same stem; rename one")
-        stems[found.stem] = found
-    return paths
-
-
-class _Outputs:
-    """The files of a run: those of each image, and the JSON over all of them."""
-
-    def __init__(self, info: DatasetInfo, folder: Path, instances: str | None) -> None:
-        from deeplab2_lite.evaluation.submission.coco_panoptic import CocoPanopticWriter
-        from deeplab2_lite.evaluation.submission.instances import CityscapesInstanceWriter, CocoInstanceWriter
-
-        self._overlays = folder / "overlay"
-        self._maps = folder / "panoptic"
-        self._panoptic = CocoPanopticWriter(info, folder / "panoptic.json", self._maps)
-        self.paths = [folder / "panoptic.json", self._maps, self._overlays]
-        self._coco = self._cityscapes = None
-        if instances == "coco":
-            self.paths.append(folder / "instances.json")
-            self._coco = CocoInstanceWriter(info, self.paths[-1])
-        elif instances == "cityscapes":
-            self.paths.append(folder / "instances")
-            self._cityscapes = CityscapesInstanceWriter(info, self.paths[-1])
-
-    def write(self, path: Path, overlay: np.ndarray, result: Any, instance_scores: np.ndarray) -> dict[str, Any]:
-        """Writes an image's own files; returns what `finish` takes of it, as JSON can hold it."""
-        from deeplab2_lite.visualize import save_image
-
-        entry = {"panoptic": self._panoptic.write(path.name, result.panoptic)}
-        if self._coco is not None:
-            entry["instances"] = self._coco.write(path.name, result, instance_scores)
-        if self._cityscapes is not None:
-            self._cityscapes.add(path.name, result, instance_scores)
-        save_image(self._overlays / f"{path.stem}.png", overlay)
-        return entry
-
-    def have(self, path: Path) -> bool:
-        """Whether an image's own files are there."""
-        files = [self._maps / f"{path.stem}.png", self._overlays / f"{path.stem}.png"]
-        if self._cityscapes is not None:
-            files.append(self._cityscapes.list_path(path.name))
-        return all(file.is_file() for file in files)
-
-    def finish(self, entries: list[dict[str, Any]]) -> None:
-        """Writes the JSON over all images."""
-        for entry in entries:
-            self._panoptic.restore(entry["panoptic"])
-            if self._coco is not None:
-                self._coco.restore(entry["instances"])
-        self._panoptic.finish()
-        if self._coco is not None:
-            self._coco.finish()
+def _predict_videos(paths: list[Path], arguments: argparse.Namespace, predictor: Any, journal: Journal) -> str:
+    """Segments the videos that are not done yet; returns what was done."""
+    folder, pictures = Path(arguments.output), _pictures(arguments)
+    summaries = []
+    for path in paths:
+        films = video_paths(path, folder, pictures)
+        frames_folder = folder / path.stem
+        entry, stamp = journal.entries.get(path.name), file_stamp(path)
+        is_done = entry is not None and entry["video"] == stamp and all(film.is_file() for film in films.values())
+        if arguments.video_frames:
+            is_done = is_done and (frames_folder / "panoptic.json").is_file()
+        if not is_done:
+            outputs = None
+            if arguments.video_frames:
+                with writing_to(folder):
+                    outputs = Outputs(predictor.info, frames_folder, instances=arguments.instances)
+            entry = {"video": stamp, "frames": predict_video(path, folder, predictor, pictures, outputs)}
+            with writing_to(folder):
+                journal.append(path.name, entry)
+        written = [*films.values(), *([frames_folder] if arguments.video_frames else [])]
+        summaries.append(f"{path.name}, {entry['frames']} frames: {', '.join(map(str, written))}")
+    return "\n".join(summaries)
 
 
 def _command(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -186,7 +194,9 @@ def _command(arguments: argparse.Namespace) -> dict[str, Any]:
         "version": __version__,
         **describe_models(arguments.model),
         "settings": overrides_of(arguments),
-        "input": str(Path(arguments.input).resolve()),
+        "input": [str(Path(word).resolve()) for word in arguments.input],
         "instances": arguments.instances,
+        "layers": arguments.layers,
+        "legend": not arguments.no_legend,
         "high_depth": arguments.high_depth,
     }

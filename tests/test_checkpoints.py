@@ -2,55 +2,22 @@
 
 from __future__ import annotations
 
-import json
-import shutil
-import sys
+import itertools
+import threading
 import time
-import types
 
 import numpy as np
 import pytest
 import tensorflow as tf
 import tf_keras as keras
 
+from deeplab2_lite import checkpoints
 from deeplab2_lite.checkpoints import CheckpointStore, assign, named_optimizer_state, named_weights
 from deeplab2_lite.config_loading import config_from_dict, config_to_dict, load_config
 from deeplab2_lite.dataset_info import load_dataset_info
-from deeplab2_lite.errors import UserError
+from deeplab2_lite.orbax_import import import_orbax
 
-METADATA = {"config": {"name": "x"}, "dataset_info": {}}
-RANDOM = np.random.default_rng(0)
-# Every kind of float32, and a count beyond what a float holds.
-AWKWARD = np.array([0.0, -0.0, 1e-45, 3.4028235e38, 1 / 3, np.inf, -np.inf, np.nan], np.float32)
-BIG = 2**53 + 1
-
-
-def state():
-    weights = {
-        "backbone/stem/conv/kernel": tf.Variable(RANDOM.normal(size=(3, 3, 2, 5)).astype(np.float32)),
-        "head/bias": tf.Variable(AWKWARD),
-        "head/scalar": tf.Variable(2.5),
-        # Large enough for a file of its own.
-        "head/wide": tf.Variable(RANDOM.normal(size=(100, 200)).astype(np.float32)),
-    }
-    optimizer = {
-        "iteration": tf.Variable(BIG, dtype=tf.int64),
-        "m/backbone/stem/conv/kernel": tf.Variable(RANDOM.normal(size=(3, 3, 2, 5)).astype(np.float32)),
-    }
-    return weights, optimizer
-
-
-def values(variables):
-    return {name: np.array(tf.convert_to_tensor(variable)) for name, variable in variables.items()}
-
-
-def assert_same(actual, expected):
-    assert set(actual) == set(expected)
-    for name, array in expected.items():
-        assert isinstance(actual[name], np.ndarray), name
-        assert (actual[name].dtype, actual[name].shape) == (array.dtype, array.shape), name
-        # Bit by bit: also the sign of zero and NaN.
-        assert actual[name].tobytes() == array.tobytes(), name
+from .checkpoint_states import BIG, METADATA, assert_same, message_of, names_in, state, values
 
 
 @pytest.fixture
@@ -146,30 +113,103 @@ def test_two_variables_of_one_name_are_refused():
         named_optimizer_state([tf.Variable(1.0, name="w"), tf.Variable(1.0, name="w")])
 
 
-# ---- steps and retention
+def test_averages_of_the_weights_come_back(store):
+    weights, optimizer = state()
+    averages = {name: tf.Variable(variable * 2) for name, variable in weights.items()}
+    store.save(1, weights, optimizer, METADATA, averages)
+    store.save(2, weights, optimizer, METADATA, averages=None)
+    with_averages, without = store.load(1), store.load(2)
+    assert_same(with_averages.averages, values(averages))
+    for checkpoint in (with_averages, without):
+        assert_same(checkpoint.weights, values(weights))
+        assert_same(checkpoint.optimizer, values(optimizer))
+    assert without.averages == {}
 
 
-def test_steps_are_sorted_and_the_last_stay(tmp_path):
-    folder = tmp_path / "deep" / "checkpoints"
-    variable = tf.Variable(0.0)
-    store = CheckpointStore(folder, max_to_keep=2)
-    assert store.steps() == [] and store.latest_step() is None
-    # Opening alone makes nothing.
-    assert not folder.exists()
-    for step in (2, 9, 10, 100):
-        variable.assign(step)
-        store.save(step, {"w": variable}, {}, METADATA)
-    store.wait()
-    assert store.steps() == [10, 100] and store.latest_step() == 100
-    assert store.load().weights["w"] == 100 and store.load(10).weights["w"] == 10
-    store.close()
-    # A run that goes on keeps counting, also over what it has not written itself.
-    again = CheckpointStore(folder, max_to_keep=2)
-    again.save(101, {"w": variable}, {}, METADATA)
-    again.close()
-    assert again.steps() == [100, 101]
-    assert CheckpointStore(folder).steps() == [100, 101]
-    assert sorted(p.name for p in folder.iterdir()) == ["100", "101"]
+def test_checkpoints_of_before_averages_and_checksums_are_read(tmp_path):
+    weights, optimizer = state()
+    orbax = import_orbax()
+    for step, slots in ((3, values(optimizer)), (4, {})):
+        with orbax.Checkpointer(orbax.CompositeCheckpointHandler()) as checkpointer:
+            parts = {"weights": values(weights), "optimizer": slots}
+            arguments = {"state": orbax.args.StandardSave(parts), "metadata": orbax.args.JsonSave(METADATA)}
+            checkpointer.save(tmp_path / str(step), args=orbax.args.Composite(**arguments))
+    for step, slots in ((3, values(optimizer)), (4, {})):
+        checkpoint = CheckpointStore(tmp_path).load(step)
+        assert_same(checkpoint.weights, values(weights))
+        assert_same(checkpoint.optimizer, slots)
+        assert checkpoint.averages == {} and checkpoint.metadata == METADATA
+
+
+def test_orbax_reads_them_by_itself(one_checkpoint):
+    folder, weights, _ = one_checkpoint
+    orbax = import_orbax()
+    with orbax.CheckpointManager(folder) as manager:
+        assert manager.latest_step() == 7
+        items = {"state": orbax.args.StandardRestore(), "metadata": orbax.args.JsonRestore()}
+        restored = manager.restore(7, args=orbax.args.Composite(**items))
+    assert_same(restored["state"]["weights"], weights)
+    assert restored["metadata"]["config"] == METADATA["config"]
+
+
+# ---- what changes after save
+
+
+def _assign(variable):
+    variable.assign(tf.ones_like(variable))
+
+
+def _scatter(variable):
+    variable.scatter_nd_update([[0]], [5.0])
+
+
+def _optimize(make):
+    def update(variable):
+        make().apply_gradients([(tf.ones_like(variable), variable)])
+
+    return update
+
+
+@pytest.mark.parametrize(
+    "update",
+    [
+        _assign,
+        _scatter,
+        tf.function(lambda variable: variable.assign_add(tf.ones_like(variable))),
+        tf.function(lambda variable: variable.assign_add(tf.ones_like(variable)), jit_compile=True),
+        _optimize(lambda: keras.optimizers.SGD(0.1, momentum=0.9)),
+        _optimize(lambda: keras.optimizers.Adam(0.1)),
+        _optimize(lambda: keras.optimizers.legacy.Adam(0.1)),
+    ],
+    ids=["assign", "scatter", "graph", "XLA", "sgd", "adam", "legacy adam"],
+)
+def test_nothing_that_updates_variables_reaches_what_is_being_saved(store, monkeypatch, update):
+    # The writer is held until the variable has changed.
+    changed, write = threading.Event(), checkpoints.write_checkpoint
+
+    def write_late(*arguments):
+        assert changed.wait(60)
+        write(*arguments)
+
+    monkeypatch.setattr(checkpoints, "write_checkpoint", write_late)
+    variable = tf.Variable(tf.random.stateless_normal([10_000], [1, 2]))
+    before = variable.numpy().copy()
+    store.save(1, {"w": variable}, {}, METADATA)
+    for _ in range(3):
+        update(variable)
+    assert (variable.numpy() != before).any()
+    changed.set()
+    np.testing.assert_array_equal(store.load().weights["w"], before)
+
+
+def test_metadata_is_that_of_the_moment(store):
+    metadata = {"config": {"steps": [1]}}
+    store.save(1, {"w": tf.Variable(1.0)}, {}, metadata)
+    metadata["config"]["steps"].append(2)
+    assert store.load().metadata == {"config": {"steps": [1]}}
+
+
+# ---- steps
 
 
 def test_without_a_limit_all_stay(store):
@@ -196,20 +236,6 @@ def test_a_reader_sees_what_another_process_wrote_since(tmp_path):
     writer.close()
 
 
-def test_what_was_left_half_written_is_ignored_and_written_anew(store):
-    store.save(3, {"w": tf.Variable(3.0)}, {}, METADATA)
-    store.close()
-    # What a run killed in the middle of step 4 leaves.
-    shutil.copytree(store.directory / "3", store.directory / "4.orbax-checkpoint-tmp")
-    shutil.rmtree(store.directory / "4.orbax-checkpoint-tmp" / "metadata")
-    (store.directory / "5").write_text("a file")
-    (store.directory / "best").mkdir()
-    assert store.steps() == [3] and store.load().step == 3
-    (store.directory / "5").unlink()
-    store.save(4, {"w": tf.Variable(4.0)}, {}, METADATA)
-    assert store.load().weights["w"] == 4.0
-
-
 def test_a_step_is_there_only_when_it_is_whole(store):
     store.save(1, {"w": tf.Variable(tf.ones([3_000_000]))}, {}, METADATA)
     reader = CheckpointStore(store.directory)
@@ -220,14 +246,66 @@ def test_a_step_is_there_only_when_it_is_whole(store):
     assert reader.load().weights["w"].sum() == 3_000_000
 
 
+def test_a_worker_that_does_not_write_reads_all_variables_and_leaves_no_trace(tmp_path, monkeypatch):
+    read = []
+    convert = tf.convert_to_tensor
+    monkeypatch.setattr(tf, "convert_to_tensor", lambda variable: read.append(variable.name) or convert(variable))
+    folder = tmp_path / "checkpoints"
+    parts = [{name: tf.Variable(1.0, name=name)} for name in ("weight", "slot", "average")]
+    chief, worker = CheckpointStore(folder), CheckpointStore(folder, writes=False)
+    for _ in range(2):
+        worker.save(1, parts[0], parts[1], METADATA, parts[2])
+    worker.wait()
+    worker.close()
+    assert names_in(tmp_path) == []
+    worker_read = [name.removesuffix(":0") for name in read]
+    assert worker_read == ["weight", "slot", "average"] * 2
+    # The chief reads as often, also what is there already: otherwise it would leave the others waiting.
+    read.clear()
+    for _ in range(2):
+        chief.save(1, parts[0], parts[1], METADATA, parts[2])
+    assert [name.removesuffix(":0") for name in read] == worker_read
+    chief.close()
+    assert worker.load().step == 1
+
+
+def test_time_that_save_blocks_is_counted(store, monkeypatch):
+    proceed, write = threading.Event(), checkpoints.write_checkpoint
+
+    def write_late(*arguments):
+        assert proceed.wait(60)
+        write(*arguments)
+
+    monkeypatch.setattr(checkpoints, "write_checkpoint", write_late)
+    assert store.blocked_seconds == 0
+    start = time.perf_counter()
+    # Returns though nothing can be written yet.
+    store.save(1, {"w": tf.Variable(1.0)}, {}, METADATA)
+    first = store.blocked_seconds
+    assert 0 < first <= time.perf_counter() - start
+    threading.Timer(0.5, proceed.set).start()
+    store.save(2, {"w": tf.Variable(2.0)}, {}, METADATA)
+    assert first + 0.45 < store.blocked_seconds <= time.perf_counter() - start
+    before = store.blocked_seconds
+    store.wait()
+    assert store.blocked_seconds == before and store.steps() == [1, 2]
+
+
+def test_a_clock_that_jumps_changes_nothing(store, monkeypatch):
+    jumps = itertools.cycle([0, 5, -3, 400, -20000])
+    clock, clock_ns = time.time, time.time_ns
+    monkeypatch.setattr(time, "time", lambda: clock() + 86400 * next(jumps))
+    monkeypatch.setattr(time, "time_ns", lambda: clock_ns() + 86400 * 10**9 * next(jumps))
+    store.keep = {2}
+    for step in range(1, 8):
+        store.save(step, {"w": tf.Variable(float(step))}, {}, METADATA)
+    store.wait()
+    assert store.steps() == list(range(1, 8)) and store.latest_step() == 7
+    assert [float(store.load(step).weights["w"]) for step in store.steps()] == list(range(1, 8))
+    assert 0 < store.blocked_seconds < 60
+
+
 # ---- what cannot be loaded
-
-
-def message_of(call):
-    with pytest.raises(UserError) as caught:
-        call()
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
 
 
 def test_missing_checkpoints(tmp_path, one_checkpoint):
@@ -235,53 +313,6 @@ def test_missing_checkpoints(tmp_path, one_checkpoint):
     assert message_of(none.load) == f"{tmp_path / 'none'}: no checkpoint here; expected folders named by step"
     folder, *_ = one_checkpoint
     assert message_of(lambda: CheckpointStore(folder).load(8)) == f"{folder}: no checkpoint of step 8; there are [7]"
-
-
-def _empty(path):
-    path.write_bytes(b"")
-
-
-def _cut(path):
-    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-
-
-def _without_weights(path):
-    text = json.loads(path.read_text())
-    tree = {k: v for k, v in text["tree_metadata"].items() if "weights" not in k}
-    path.write_text(json.dumps({**text, "tree_metadata": tree}))
-
-
-@pytest.mark.parametrize(
-    ("pattern", "damage"),
-    [
-        ("state", shutil.rmtree),
-        ("metadata", shutil.rmtree),
-        ("metadata/metadata", _empty),
-        ("metadata/metadata", _cut),
-        ("state/_METADATA", _cut),
-        ("state/_METADATA", _without_weights),
-        ("state/manifest.ocdbt", _cut),
-        ("state/ocdbt.process_0/d/*", _empty),
-        ("state/d", shutil.rmtree),
-        ("*", lambda path: shutil.rmtree(path) if path.is_dir() else path.unlink()),
-    ],
-)
-def test_damaged_checkpoints_are_named(one_checkpoint, tmp_path, monkeypatch, pattern, damage):
-    complaints = []
-    monkeypatch.setattr(sys, "unraisablehook", complaints.append)
-    shutil.copytree(one_checkpoint[0], tmp_path / "copy")
-    folder = tmp_path / "copy" / "7"
-    found = list(folder.glob(pattern))
-    assert found
-    for path in found:
-        damage(path)
-    assert message_of(CheckpointStore(tmp_path / "copy").load).startswith(f"{folder}: damaged checkpoint (")
-    # Orbax's threads are still reading.
-    time.sleep(0.05)
-    assert complaints == []
-    # What has nothing to do with it is still told.
-    sys.unraisablehook(types.SimpleNamespace(exc_value=RuntimeError("other")))
-    assert len(complaints) == 1
 
 
 # ---- assigning

@@ -23,6 +23,7 @@ HELP = {
         "train",
         "evaluate",
         "predict",
+        "demo",
         "submit",
         "import-weights",
         "export",
@@ -35,7 +36,8 @@ HELP = {
     "train --help": ["--mode", "--model_dir", "--params_override", "continuous_eval", "shapes/mobilenet_v3_small"],
     "evaluate --help": ["--model", "--truth", "--prediction", "--baseline", "--output"],
     "learning-curve --help": ["--output", "--metric", "--against"],
-    "predict --help": ["--model", "--input", "--output", "--instances"],
+    "predict --help": ["--model", "--input", "--output", "--instances", "--layers", "--video_frames"],
+    "demo --help": ["--model", "--port", "--samples", "--max_megapixels"],
     "submit --help": ["--model", "--input", "--format", "--check"],
     "import-weights --help": ["--source", "--weights", "--output", "--fresh_logits"],
     "export --help": [

@@ -156,7 +156,7 @@ def test_other_types_are_refused_by_path(override, message):
             "model.decoder.zzz=8",
             "model.decoder.zzz: unknown key; valid: convolutions_per_stage, kernel_size, skip_strides",
         ),
-        ("train..steps=8", "train.: unknown key; valid: batch_size, budget_seconds, checkpoint_interval, "),
+        ("train..steps=8", "train.: unknown key; valid: accumulation_steps, batch_size, best_metric, "),
     ],
 )
 def test_unknown_keys_are_refused_with_the_nearest(override, message):

@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 from deeplab2_lite.config import AugmentationConfig, DataConfig
 from deeplab2_lite.config_loading import load_config, resolve_dataset_info
 from deeplab2_lite.data.augment import augment
-from deeplab2_lite.inference import InferenceSettings, Predictor, infer
+from deeplab2_lite.inference import InferenceSettings, infer
 from deeplab2_lite.intensity import stretch_intensity
 from deeplab2_lite.model import build_model
+from deeplab2_lite.predictor import Predictor
 from deeplab2_lite.tiling import Tiling
 
 PERCENTILES = (1.0, 99.8)

@@ -81,8 +81,10 @@ def test_overlay_blends_marks_borders_and_darkens_void():
     color = visualize.colorize_panoptic(panoptic, INFO)[20, 30].astype(float)
     np.testing.assert_allclose(picture[20, 30], (100 + color) / 2, atol=0.51)
     assert (picture[10, 20:40] > 200).all() and (picture[10:30, 20] > 200).all()
-    # Between stuff and void there is no line.
-    assert (picture[:, 49:51] < 100).all()
+    # Void is hatched, so that it is seen on any ground; between stuff and void there is no line.
+    assert (picture[:, 49] < 100).all() and (picture[:, 50:] < 110).all()
+    hatched = (picture[:, 50:] == 105).all(axis=2)
+    assert ((picture[:, 50:] == 50).all(axis=2) | hatched).all() and 0.08 < hatched.mean() < 0.14
     assert image.min() == image.max() == 100
 
 
@@ -117,6 +119,18 @@ def test_overlay_refuses_what_does_not_fit():
         visualize.overlay_panoptic(image, panoptic, INFO, alpha=1.5)
     with pytest.raises(UserError, match="scale"):
         visualize.overlay_panoptic(image, panoptic, INFO, scale=0)
+
+
+def test_names_of_stuff_give_way_to_things():
+    image = np.full((90, 120, 3), 100, np.uint8)
+    panoptic = np.zeros((90, 120), np.int32)
+    pictures = [visualize.overlay_panoptic(image, panoptic, INFO, names=n, scale=6) for n in (False, True)]
+    assert (pictures[0] != pictures[1]).any()
+    # Cats like bars, between which there is no room for the name.
+    panoptic[:, ::5] = 1001
+    panoptic[:, 1::5] = 1001
+    pictures = [visualize.overlay_panoptic(image, panoptic, INFO, names=n, scale=6) for n in (False, True)]
+    np.testing.assert_array_equal(*pictures)
 
 
 @given(st.integers(1, 5), st.integers(1, 5), st.integers(1, 4), st.integers(0, 2**32 - 1))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,7 +24,9 @@ from deeplab2_lite.data.record_index import RecordIndex, reading_error
 from deeplab2_lite.dataset_info import DatasetInfo
 from deeplab2_lite.files import write_text_atomically
 from deeplab2_lite.losses import classification_cross_entropy
-from deeplab2_lite.trainer.loop import Trainer, WeightedTerm
+from deeplab2_lite.trainer.distribution import is_chief
+from deeplab2_lite.trainer.loop import Trainer
+from deeplab2_lite.trainer.replica_step import WeightedTerm
 
 CLASSIFICATION = "classification_loss"
 _TOP = 5
@@ -70,6 +72,11 @@ class ClassificationTrainer(Trainer):
             )
         }
 
+    @staticmethod
+    def batch_denominators(batch: ClassificationBatch) -> dict[str, tf.Tensor]:
+        """Returns the number of images."""
+        return {CLASSIFICATION: tf.cast(tf.shape(batch.label)[0], tf.float32)}
+
 
 class ClassificationEvaluator(orbit.AbstractEvaluator):
     """Top-1 and top-5 accuracy of the central crops of the evaluation split."""
@@ -107,6 +114,7 @@ class ClassificationEvaluator(orbit.AbstractEvaluator):
         )
         self._step = tf.function(self._evaluation_step)
         self.table = ""
+        self.between_batches: Callable[[], None] = _go_on
 
     def evaluate(self, num_steps: tf.Tensor) -> dict[str, float]:
         """Evaluates the whole split (`num_steps` -1) or so many batches.
@@ -126,6 +134,7 @@ class ClassificationEvaluator(orbit.AbstractEvaluator):
         try:
             for _ in tqdm(range(steps), desc="eval", unit="batch", disable=None, leave=False):
                 totals = [total + float(count) for total, count in zip(totals, self._step(iterator), strict=True)]
+                self.between_batches()
         except tf.errors.OpError as error:
             raise (reading_error(error, self._index) or error) from None
         return self._report(Counts(*totals))
@@ -166,10 +175,15 @@ class ClassificationEvaluator(orbit.AbstractEvaluator):
         # What JSON has no number for.
         finite = {tag: value if math.isfinite(value) else None for tag, value in figures.items()}
         content = json.dumps({"step": step, "num_images": images, **finite}, indent=2)
-        write_text_atomically(self._output_dir / "metrics.json", content + "\n")
+        if is_chief(self._strategy):
+            write_text_atomically(self._output_dir / "metrics.json", content + "\n")
         shown = "  ".join(f"{tag.split('/')[1]} {value:.4f}" for tag, value in figures.items())
         self.table = f"step {step}, {images} images:  {shown}"
         return figures
+
+
+def _go_on() -> None:
+    """Does nothing between two batches."""
 
 
 def rank_of_label(logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:

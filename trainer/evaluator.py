@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+import zlib
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,9 +19,11 @@ from deeplab2_lite.data.pipeline import EvaluationBatch, evaluation_dataset
 from deeplab2_lite.data.record_index import RecordIndex, reading_error, record_filenames
 from deeplab2_lite.dataset_info import DatasetInfo
 from deeplab2_lite.evaluation.evaluate import Evaluation, ImagePrediction, write_report
+from deeplab2_lite.evaluation.metrics.image_counts import ImageCounts
 from deeplab2_lite.evaluation.metrics.on_device import confusion_on_device
 from deeplab2_lite.evaluation.report import EvaluationReport, scalars
 from deeplab2_lite.inference import Inference, InferenceSettings, infer, infer_semantic
+from deeplab2_lite.trainer.distribution import gather, has_other_processes, is_chief
 
 _MAPS = ("semantic", "panoptic", "instance")
 
@@ -85,6 +89,8 @@ class PanopticEvaluator(orbit.AbstractEvaluator):
         self._snapshot_step = tf.function(self._inference_step)
         self.report: EvaluationReport | None = None
         self.table = ""
+        self._records: list[int] = []
+        self.between_batches: Callable[[], None] = _go_on
 
     def evaluate(self, num_steps: tf.Tensor) -> dict[str, float]:
         """Evaluates the whole split (`num_steps` -1) or so many batches.
@@ -96,11 +102,14 @@ class PanopticEvaluator(orbit.AbstractEvaluator):
             UserError: A record cannot be read.
         """
         evaluation = Evaluation(self._info, self._output_dir / "pictures", self._config.evaluation.pictures)
+        self._records.clear()
         with tqdm(total=len(self._index), desc="eval", unit="image", disable=None, leave=False) as bar:
             for count in self._update(evaluation, int(num_steps)):
                 bar.update(count)
-        self.report = evaluation.report(int(self._global_step.numpy()))
-        self.table = write_report(self.report, self._output_dir)
+                self.between_batches()
+        self.report = self._of_all_processes(evaluation).report(int(self._global_step.numpy()))
+        if is_chief(self._strategy):
+            self.table = write_report(self.report, self._output_dir)
         return scalars(self.report)
 
     @property
@@ -140,7 +149,21 @@ class PanopticEvaluator(orbit.AbstractEvaluator):
                 name = record_filenames(self._index, [image.record])[0] if evaluation.wants_picture() else ""
                 prediction = ImagePrediction(prediction.pop("semantic", None), **prediction)
                 evaluation.update(image.image, image.panoptic, prediction, name)
+                self._records.append(image.record)
             yield evaluation.num_images - before
+
+    def _of_all_processes(self, evaluation: Evaluation) -> Evaluation:
+        """Returns the evaluation of all images, of which each process has its share, in the order of the records."""
+        if not has_other_processes(self._strategy):
+            return evaluation
+        counts = [counts.to_json() for counts in evaluation.images]
+        content = json.dumps(list(zip(self._records, counts, strict=True)))
+        parts = gather(self._strategy, zlib.compress(content.encode()))
+        merged = Evaluation(self._info)
+        images = (pair for part in parts for pair in json.loads(zlib.decompress(part)))
+        for _, counted in sorted(images, key=lambda pair: pair[0]):
+            merged.add(ImageCounts.from_json(counted, self._info.num_classes))
+        return merged
 
     def _batches(self, step: Any, limit: int) -> Iterator[tuple[DeviceBatch, dict[str, Any]]]:
         """Runs a step on each batch; yields each replica's batch and outputs as NumPy arrays."""
@@ -197,6 +220,10 @@ class PanopticEvaluator(orbit.AbstractEvaluator):
 
     def _sizes(self, batch: DeviceBatch) -> tf.Tensor | None:
         return batch.size if self._config.evaluation.fixed_size is not None else None
+
+
+def _go_on() -> None:
+    """Does nothing between two batches."""
 
 
 def _without_strings(batch: EvaluationBatch) -> DeviceBatch:

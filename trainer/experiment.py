@@ -1,40 +1,41 @@
-"""One run: data, network, optimizer, checkpoints, and what the modes do with them."""
+"""One run: data, network, training state, checkpoints, and what is made of them."""
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import io
-import time
 from pathlib import Path
 from typing import Any
 
-import orbit
 import tensorflow as tf
 
-from deeplab2_lite.checkpoints import Checkpoint, CheckpointStore, assign, named_optimizer_state, named_weights
+from deeplab2_lite.checkpoints import Checkpoint, CheckpointStore, named_weights
 from deeplab2_lite.config import ExperimentConfig
-from deeplab2_lite.config_loading import config_to_dict, load_config, resolve_dataset_info, save_config
+from deeplab2_lite.config_loading import config_to_dict, resolve_dataset_info, save_config
 from deeplab2_lite.data.record_index import open_records
 from deeplab2_lite.errors import UserError
 from deeplab2_lite.export import export_merge, export_saved_model
-from deeplab2_lite.loading import CHECKPOINTS, CONFIG_FILE
+from deeplab2_lite.loading import CHECKPOINTS, CONFIG_FILE, load_model_dir
 from deeplab2_lite.model import build_model
 from deeplab2_lite.pretrained.weight_files import read_starting_weights, start_from
+from deeplab2_lite.trainer.best_steps import best_step, check_best_metric
 from deeplab2_lite.trainer.budget import Plan
-from deeplab2_lite.trainer.classification import ClassificationEvaluator, ClassificationTrainer
-from deeplab2_lite.trainer.curve_writer import CurveWriter
-from deeplab2_lite.trainer.distribution import build_strategy, check_batch_size
+from deeplab2_lite.trainer.classification import ClassificationEvaluator
+from deeplab2_lite.trainer.distribution import (
+    build_strategy,
+    check_batch_size,
+    has_other_processes,
+    is_chief,
+    wait_for_all,
+)
 from deeplab2_lite.trainer.evaluator import PanopticEvaluator
-from deeplab2_lite.trainer.loop import PanopticTrainer, steps_until
-from deeplab2_lite.trainer.optimization import build_optimizer, optimizer_variables, plan_values
-from deeplab2_lite.trainer.pacing import RunState, keep_pace
-from deeplab2_lite.trainer.preparation import is_classifier, prepare_data, say, with_static_evaluation
-from deeplab2_lite.trainer.progress import Progress
+from deeplab2_lite.trainer.learning_curve import CURVE_FILE, read_curve
+from deeplab2_lite.trainer.optimization import plan_values
+from deeplab2_lite.trainer.pacing import RunState
+from deeplab2_lite.trainer.preparation import is_classifier, make_folder, prepare_data, say, with_static_evaluation
 from deeplab2_lite.trainer.run_clock import RunClock
-from deeplab2_lite.trainer.summaries import ImageSummaries
+from deeplab2_lite.trainer.training_state import TrainingState
 
-_POLL_SECONDS = 10.0
+Evaluator = PanopticEvaluator | ClassificationEvaluator
 
 
 class Experiment:
@@ -58,46 +59,68 @@ class Experiment:
         """
         self.clock = clock or RunClock()
         self.model_dir = model_dir
+        self.config = config
         self.strategy = build_strategy(config.runtime)
-        check_batch_size("train.batch_size", config.train.batch_size, self.strategy)
+        self.is_chief = is_chief(self.strategy)
+        train = config.train
+        check_batch_size("train.batch_size", train.batch_size, self.strategy, train.accumulation_steps)
         check_batch_size("evaluation.batch_size", config.evaluation.batch_size, self.strategy)
+        self._check_evaluation()
+        check_best_metric(train.best_metric, is_classifier(config))
         self.config = config = with_static_evaluation(config, self.strategy)
-        try:
-            model_dir.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UserError(f"--model_dir: {model_dir}: expected a folder ({error.strerror})") from None
+        make_folder(model_dir)
+        if not self.is_chief:
+            # Where the chief generates records, the others find them.
+            wait_for_all(self.strategy)
         self.data_dir = prepare_data(config, model_dir)
+        if self.is_chief:
+            wait_for_all(self.strategy)
         self.info = resolve_dataset_info(config)
-        self.store = CheckpointStore(model_dir / CHECKPOINTS, config.train.max_to_keep)
+        self.store = CheckpointStore(model_dir / CHECKPOINTS, train.max_to_keep, writes=training and self.is_chief)
+        self.run_state = RunState()
+        self._plan_values: tf.Variable | None = None
         with self.strategy.scope():
             self.network = build_model(config, self.info.num_classes)
-            if training and config.train.init_checkpoint is not None and self.store.latest_step() is None:
-                # Before the optimizer is there: some of them keep copies of the weights.
-                self._start_from(config.train.init_checkpoint)
-            self.global_step = orbit.utils.create_global_step()
-            self.optimizer = None
-            self.run_state: RunState | None = None
-            self._plan_values: tf.Variable | None = None
-            if training:
-                steps = config.train.steps
-                if config.train.budget_seconds is not None:
-                    plan = Plan(steps, config.train.optimizer.warmup_steps)
-                    steps = self._plan_values = tf.Variable(plan_values(plan), trainable=False)
-                self.optimizer = build_optimizer(config.train.optimizer, steps, self.network.trainable_variables)
+            if training and train.init_checkpoint is not None and self.store.latest_step() is None:
+                # Before optimizer and averages are there, which keep copies of the weights.
+                self._start_from(train.init_checkpoint)
+            steps: int | tf.Variable | None = train.steps if training else None
+            if training and train.budget_seconds is not None:
+                plan = Plan(train.steps, train.optimizer.warmup_steps)
+                steps = self._plan_values = tf.Variable(plan_values(plan), trainable=False)
+            self.state = TrainingState(self.network, train, steps)
         self.restore()
-        config = self.config
-        if training or not (model_dir / CONFIG_FILE).is_file():
-            # An evaluation with other settings does not change what the run is.
-            self.info.save(model_dir)
-            save_config(config, model_dir / CONFIG_FILE)
+        if not (model_dir / CONFIG_FILE).is_file():
+            # An evaluation with other settings does not change what the run is; training does when it begins.
+            self.describe()
+
+    def _check_evaluation(self) -> None:
+        evaluation, replicas = self.config.evaluation, self.strategy.num_replicas_in_sync
+        is_of_any_size = evaluation.fixed_size is None and not is_classifier(self.config)
+        if self.has_other_processes and is_of_any_size and evaluation.batch_size > replicas:
+            raise UserError(
+                f"evaluation.batch_size: images of different sizes cannot be shared evenly between processes; expected "
+                f"one for each of the {replicas} replicas, or evaluation.fixed_size"
+            )
+
+    @property
+    def has_other_processes(self) -> bool:
+        """Whether it is trained by several."""
+        return has_other_processes(self.strategy)
 
     @property
     def step(self) -> int:
         """The training step of the weights."""
-        return int(self.global_step.numpy())
+        return self.state.step
+
+    def describe(self) -> None:
+        """Writes down what the run is."""
+        if self.is_chief:
+            self.info.save(self.model_dir)
+            save_config(self.config, self.model_dir / CONFIG_FILE)
 
     def restore(self, step: int | None = None) -> int | None:
-        """Puts a checkpoint into network, optimizer and step.
+        """Takes up a checkpoint.
 
         Args:
             step: Which; None is the newest.
@@ -108,23 +131,39 @@ class Experiment:
         if self.store.latest_step() is None:
             return None
         checkpoint = self.store.load(step)
-        folder = self.store.directory / str(checkpoint.step)
-        assign(named_weights(self.network), checkpoint.weights, f"weights of {folder}")
-        if self.optimizer is not None:
-            state = named_optimizer_state(optimizer_variables(self.optimizer))
-            assign(state, checkpoint.optimizer, f"optimizer of {folder} (train.optimizer.name)")
+        self.state.restore(checkpoint, str(self.store.directory / str(checkpoint.step)))
+        if self.state.optimizer is not None:
             self._take_up(checkpoint)
-        self.global_step.assign(checkpoint.step)
         return checkpoint.step
+
+    def step_of(self, name: str) -> int:
+        """Returns the step of a checkpoint by its name.
+
+        Args:
+            name: "best", or the step.
+
+        Raises:
+            UserError: There is none of this name.
+        """
+        if name.isdecimal():
+            return int(name)
+        metric, curve = self.config.train.best_metric, self.model_dir / CURVE_FILE
+        if name != "best":
+            raise UserError(f"--checkpoint: expected newest, best or a step, got {name!r}")
+        if metric is None:
+            raise UserError("--checkpoint: 'best' has no meaning without train.best_metric")
+        best = best_step(read_curve(curve), metric) if curve.is_file() else None
+        if best is None:
+            raise UserError(f"--checkpoint: no step was evaluated for {metric} in {curve}")
+        return best
 
     def _take_up(self, checkpoint: Checkpoint) -> None:
         """Goes on with the time and the plan of an interrupted run."""
-        state = RunState.from_metadata(checkpoint.metadata)
+        self.run_state = state = RunState.from_metadata(checkpoint.metadata)
         self.clock.go_on_from(state.seconds)
         if self._plan_values is None:
             return
         if state.plan is not None:
-            self.run_state = state
             self._follow(state.plan)
             say(f"--budget: the run goes on within its time, with the {state.plan.steps} steps planned so far")
             return
@@ -148,88 +187,15 @@ class Experiment:
         say(f"starting from {path}\n{report.table()}")
 
     def save(self) -> None:
-        """Writes a checkpoint of the current step, in the background."""
-        state = (self.run_state or RunState())._replace(seconds=self.clock.seconds())
+        """Writes a checkpoint of the current step, in the background; all processes of a job have to call it."""
+        state = self.run_state._replace(seconds=self.clock.seconds())
         metadata = {
             "config": config_to_dict(self.config),
             "dataset_info": self.info.to_dict(),
             **state.to_metadata(),
         }
-        self.store.save(
-            self.step,
-            named_weights(self.network),
-            named_optimizer_state(optimizer_variables(self.optimizer)),
-            metadata,
-        )
-
-    def train(self, evaluate: bool) -> None:
-        """Trains up to `train.steps`, from the newest checkpoint on.
-
-        Args:
-            evaluate: Also evaluate, each `train.eval_interval` and at the end.
-        """
-        train = self.config.train
-        index = open_records(self.data_dir, self.config.data.train_split)
-        # Who trains alone need not have an evaluation split; there are no pictures then.
-        has_split = any(self.data_dir.glob(f"{self.config.data.eval_split}-*-of-*"))
-        evaluator = self._evaluator() if evaluate or has_split else None
-        if self.step:
-            say(f"going on from the checkpoint of step {self.step}")
-        trainer_class = ClassificationTrainer if is_classifier(self.config) else PanopticTrainer
-        trainer = trainer_class(
-            self.config, self.info, index, self.strategy, self.network, self.optimizer, self.global_step
-        )
-        pace = keep_pace(self, trainer, evaluator if evaluate else None) if self._plan_values is not None else None
-        progress = Progress(self.global_step, self.config.train.steps, train.batch_size)
-        # Checkpoints come before pictures, so that what was learnt is safe first; they hold the plan.
-        actions = [progress, *([pace, lambda _: progress.ends_at(self.config.train.steps)] if pace else [])]
-        curve = CurveWriter(self.model_dir, self.global_step, self.clock, train.checkpoint_interval)
-        actions += [curve, self._save_if_due]
-        if evaluator is not None and train.image_interval is not None and self.config.model.tasks == "panoptic":
-            images = ImageSummaries(
-                evaluator, self.info, self.global_step, train.image_interval, self.model_dir / "train"
-            )
-            actions.append(progress.leaving_out(images))
-        intervals = [train.checkpoint_interval, train.eval_interval, train.image_interval]
-
-        def loop_length(step: int) -> int:
-            return steps_until(intervals, train.steps_per_loop, self.config.train.steps)(step)
-
-        controller = orbit.Controller(
-            strategy=self.strategy,
-            trainer=trainer,
-            evaluator=evaluator,
-            global_step=self.global_step,
-            steps_per_loop=loop_length,
-            train_actions=actions,
-            eval_actions=[lambda _: say(evaluator.table)],
-            summary_dir=str(self.model_dir / "train"),
-            eval_summary_dir=str(self.model_dir / "eval"),
-        )
-        try:
-            while True:
-                # Loop by loop, since each may move the end.
-                if self.step < self.config.train.steps:
-                    with _quiet():
-                        controller.train(self.step + loop_length(self.step))
-                is_last = self.step >= self.config.train.steps
-                if evaluate and (is_last or (train.eval_interval and self.step % train.eval_interval == 0)):
-                    start = time.monotonic()
-                    with _quiet():
-                        curve.evaluated(controller.evaluate())
-                    progress.pause(time.monotonic() - start)
-                    if pace is not None:
-                        pace.evaluated(time.monotonic() - start)
-                if is_last:
-                    break
-            curve.close()
-        except KeyboardInterrupt:
-            self.save()
-            curve.close()
-            raise
-        finally:
-            progress.close()
-            self.store.close()
+        weights = named_weights(self.network)
+        self.store.save(self.step, weights, self.state.optimizer_state(), metadata, self.state.averaged())
 
     def follow(self, state: RunState) -> None:
         """Goes by a new plan from here on, and writes it down.
@@ -237,67 +203,39 @@ class Experiment:
         Args:
             state: With a plan.
         """
-        self.run_state = state
+        self.run_state = state._replace(skipped_steps=self.run_state.skipped_steps)
         self._follow(state.plan)
-        save_config(self.config, self.model_dir / CONFIG_FILE)
-
-    def evaluate(self) -> None:
-        """Evaluates the newest checkpoint."""
-        self._require_checkpoint()
-        evaluator = self._evaluator()
-        with _quiet():
-            self._evaluating_controller(evaluator).evaluate()
-
-    def evaluate_continuously(self) -> None:
-        """Evaluates each checkpoint as training writes it, until that of `train.steps`."""
-        evaluator = self._evaluator()
-        controller = self._evaluating_controller(evaluator)
-        done, last_step = -1, self.config.train.steps
-        while done < last_step:
-            latest = self.store.latest_step()
-            if latest is None or latest <= done:
-                time.sleep(_POLL_SECONDS)
-                continue
-            done = self.restore(latest)
-            saved = load_config(self.model_dir / CONFIG_FILE).train
-            if saved.budget_seconds is not None:
-                # Training has measured its steps since, or moved its end.
-                last_step = saved.steps
-            with _quiet():
-                controller.evaluate()
+        self.describe()
 
     def export(self) -> Path:
-        """Exports the newest checkpoint and the merge alone, and returns the folder of the former."""
-        self._require_checkpoint()
+        """Exports the network and the merge alone, and returns the folder of the former."""
+        self.require_checkpoint()
         folder = self.model_dir / "export"
         export_merge(self.config, self.info, folder / "merge")
-        return export_saved_model(self.network, self.config, self.info, folder / "saved_model")
+        if self.has_other_processes:
+            # They have ended, and variables that all of them read together cannot be read any more.
+            network = load_model_dir(self.model_dir).network
+            return export_saved_model(network, self.config, self.info, folder / "saved_model")
+        with self.looking():
+            return export_saved_model(self.network, self.config, self.info, folder / "saved_model")
 
-    def _evaluator(self) -> PanopticEvaluator | ClassificationEvaluator:
+    def looking(self) -> Any:
+        """Returns a block in which the network has the weights that are evaluated and exported."""
+        return self.state.looking(self.config.inference.averaged_weights)
+
+    def evaluator(self) -> Evaluator:
+        """Returns what evaluates the evaluation split."""
         index = open_records(self.data_dir, self.config.data.eval_split)
         evaluator_class = ClassificationEvaluator if is_classifier(self.config) else PanopticEvaluator
         return evaluator_class(
-            self.config, self.info, index, self.strategy, self.network, self.global_step, self.model_dir
+            self.config, self.info, index, self.strategy, self.network, self.state.global_step, self.model_dir
         )
 
-    def _evaluating_controller(self, evaluator: PanopticEvaluator) -> orbit.Controller:
-        return orbit.Controller(
-            strategy=self.strategy,
-            evaluator=evaluator,
-            global_step=self.global_step,
-            eval_actions=[lambda _: say(evaluator.table)],
-            eval_summary_dir=str(self.model_dir / "eval"),
-        )
+    def require_checkpoint(self) -> None:
+        """Refuses a folder without.
 
-    def _save_if_due(self, _: object) -> None:
-        if self.step % self.config.train.checkpoint_interval == 0 or self.step >= self.config.train.steps:
-            self.save()
-
-    def _require_checkpoint(self) -> None:
+        Raises:
+            UserError: There is none.
+        """
         if self.store.latest_step() is None:
             raise UserError(f"{self.store.directory}: no checkpoint here; train first")
-
-
-def _quiet() -> contextlib.AbstractContextManager[object]:
-    # The Controller prints every loop to standard output; ours goes to standard error, as a bar or lines.
-    return contextlib.redirect_stdout(io.StringIO())

@@ -35,17 +35,19 @@ Row = dict[str, float]
 class LearningCurve:
     """Collects what training says between two rows, and writes the file anew with each row."""
 
-    def __init__(self, path: Path, step: int) -> None:
+    def __init__(self, path: Path, step: int, writes: bool = True) -> None:
         """Opens the curve of a run.
 
         Args:
             path: The file; it need not be there.
             step: That the run is at: what is later was lost with an interruption, and will come again.
+            writes: Whether to write the file, or to collect alone.
 
         Raises:
             UserError: The file is no learning curve.
         """
         self.path = path
+        self._writes = writes
         self.rows = [row for row in read_curve(path) if row[STEP] <= step] if path.is_file() else []
         self._last_step = step
         self._sums: dict[str, float] = {}
@@ -84,7 +86,8 @@ class LearningCurve:
             row.update({name: total / self._steps for name, total in self._sums.items()})
             self._sums, self._steps = {}, 0
         row.update({FIGURES[tag]: value for tag, value in (figures or {}).items() if tag in FIGURES})
-        write_text_atomically(self.path, _to_csv(self.rows))
+        if self._writes:
+            write_text_atomically(self.path, _to_csv(self.rows))
 
 
 def read_curve(path: Path) -> list[Row]:

@@ -1,71 +1,34 @@
-"""The training step and its loop, on any `tf.distribute` strategy."""
+"""The training loop, on any `tf.distribute` strategy."""
 
 from __future__ import annotations
 
 import abc
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import orbit
 import tensorflow as tf
 import tf_keras as keras
 
 from deeplab2_lite.config import ExperimentConfig
-from deeplab2_lite.data.device_targets import make_targets_on_device
 from deeplab2_lite.data.ordering import record_at
-from deeplab2_lite.data.pipeline import LabelledBatch, TrainingBatch, training_dataset
 from deeplab2_lite.data.record_index import RecordIndex, reading_error, record_names
-from deeplab2_lite.data.targets import Targets
 from deeplab2_lite.dataset_info import DatasetInfo
 from deeplab2_lite.errors import UserError
-from deeplab2_lite.losses import LossTerm, bootstrapped_cross_entropy, center_heatmap_loss, center_offset_loss
-from deeplab2_lite.postprocessing.upsampling import Heads, upsample_heads
+from deeplab2_lite.trainer.progress import INPUT_SECONDS
+from deeplab2_lite.trainer.replica_step import ReplicaStep, WeightedTerm
+from deeplab2_lite.trainer.training_state import TrainingState
 
-# Tags of DeepLab2's TensorBoard summaries.
-TOTAL, SEMANTIC, CENTER, OFFSET = "total_loss", "semantic_loss", "center_loss", "regression_loss"
+TOTAL = "total_loss"
 _NO_STEP = -1
-
-
-class WeightedTerm(NamedTuple):
-    """A loss and its weight in the total."""
-
-    term: LossTerm
-    weight: float
-
-
-def loss_terms(heads: Heads, targets: Targets, config: ExperimentConfig) -> dict[str, WeightedTerm]:
-    """Computes the losses of the heads that the network has.
-
-    Args:
-        heads: At the resolution of the targets.
-        targets: Batched.
-        config: `losses` is used.
-
-    Returns:
-        Loss terms by their TensorBoard names.
-    """
-    losses = config.losses
-    terms = {}
-    if heads.semantic_logits is not None:
-        cross_entropy = bootstrapped_cross_entropy(
-            heads.semantic_logits, targets.semantic, targets.semantic_weight, losses.hardest_fraction
-        )
-        terms[SEMANTIC] = WeightedTerm(cross_entropy, losses.semantic_weight)
-    if heads.center_heatmap is not None and heads.center_offset is not None:
-        heatmap = center_heatmap_loss(
-            heads.center_heatmap[..., 0], targets.center_heatmap, targets.center_weight, losses.center
-        )
-        offset = center_offset_loss(heads.center_offset, targets.center_offset, targets.offset_weight)
-        terms[CENTER] = WeightedTerm(heatmap, losses.center_weight)
-        terms[OFFSET] = WeightedTerm(offset, losses.offset_weight)
-    return terms
 
 
 class Trainer(orbit.StandardTrainer):
     """Trains a network on what a subclass says; orbit's Controller drives it.
 
     A step whose loss or gradient is not finite changes neither weights nor batch statistics nor the
-    optimizer: training stops there, and the error names step and records.
+    optimizer. Training stops there, and the error names step and records; or, `train.max_skipped_batches`
+    times at most, it goes on with the next batch.
     """
 
     def __init__(
@@ -74,32 +37,40 @@ class Trainer(orbit.StandardTrainer):
         info: DatasetInfo,
         index: RecordIndex,
         strategy: tf.distribute.Strategy,
-        network: keras.Model,
-        optimizer: keras.optimizers.Optimizer,
-        global_step: tf.Variable,
+        state: TrainingState,
+        skipped: tuple[int, ...] = (),
     ) -> None:
-        """Sets up the input from `global_step` on.
+        """Sets up the input from the current step on.
 
         Args:
             config: The experiment.
             info: Its label space.
             index: The training records.
-            strategy: Network, optimizer and step were made in its scope.
-            network: As `build_model` gives it.
-            optimizer: With its slots.
-            global_step: Restored already, if training goes on.
+            strategy: In its scope the state was made.
+            state: Restored already, if training goes on.
+            skipped: Steps whose batch the run has left out so far.
         """
         self._config = config
         self._info = info
         self._index = index
         self._strategy = strategy
-        self._network = network
-        self._optimizer = optimizer
-        self._global_step = global_step
+        self._state = state
+        self._replica_step = ReplicaStep(self, config, state)
+        # All that a TPU compiles anyway.
+        step = self._step_and_record
+        self._program = tf.function(step, jit_compile=True) if config.runtime.xla else step
         with strategy.scope():
-            self._failed_step = tf.Variable(_NO_STEP, dtype=tf.int64, trainable=False)
             self._means = {name: keras.metrics.Mean(name=name) for name in (TOTAL, *self.loss_names(config))}
-        start = int(global_step.numpy())
+        with tf.device("CPU:0"):
+            most = config.train.max_skipped_batches
+            self._skipped = tf.Variable([*skipped, *[_NO_STEP] * (most - len(skipped))][:most], dtype=tf.int64)
+            self._skips = tf.Variable(len(skipped))
+            self._failed_step = tf.Variable(_NO_STEP, dtype=tf.int64)
+            self._stop = tf.Variable(False)
+            self._halted = tf.Variable(False)
+            self._input_seconds = tf.Variable(0.0, dtype=tf.float64)
+        self._told_skips = len(skipped)
+        start = state.step
         dataset = strategy.distribute_datasets_from_function(
             lambda context: self.input_dataset(config, info, index, start, context)
         )
@@ -126,9 +97,28 @@ class Trainer(orbit.StandardTrainer):
     def batch_losses(outputs: dict[str, tf.Tensor], batch: Any, config: ExperimentConfig) -> dict[str, WeightedTerm]:
         """Returns loss terms by name, of the network's outputs for a batch as `prepare_batch` gives it."""
 
+    @staticmethod
+    @abc.abstractmethod
+    def batch_denominators(batch: Any) -> dict[str, tf.Tensor]:
+        """Returns the denominators of `batch_losses` by name."""
+
     def prepare_batch(self, batch: Any) -> Any:
         """Returns what `batch_losses` takes, of a batch of `input_dataset`; part of the step on each replica."""
         return batch
+
+    @property
+    def skipped_steps(self) -> tuple[int, ...]:
+        """Steps whose batch was left out, the first ones of the run included."""
+        return tuple(int(step) for step in self._skipped.numpy()[: int(self._skips.numpy())])
+
+    def stop(self) -> None:
+        """Ends the loop after the step that is being taken, on all processes of the job; from any thread."""
+        self._stop.assign(True)
+
+    @property
+    def has_stopped(self) -> bool:
+        """Whether the loop was ended by `stop`, here or in another process."""
+        return bool(self._halted.numpy())
 
     def rewind(self) -> None:
         """Starts the input anew where it started."""
@@ -137,7 +127,7 @@ class Trainer(orbit.StandardTrainer):
         self.train_dataset = dataset
 
     def train(self, num_steps: tf.Tensor) -> orbit.runner.Output:
-        """Runs `num_steps` steps and returns their mean losses.
+        """Runs `num_steps` steps, fewer after `stop`, and returns their mean losses.
 
         Raises:
             UserError: A record cannot be read, or a loss is not finite.
@@ -151,139 +141,81 @@ class Trainer(orbit.StandardTrainer):
         """Starts new means."""
         for mean in self._means.values():
             mean.reset_state()
+        self._input_seconds.assign(0.0)
 
     def train_step(self, iterator: tf.distribute.DistributedIterator) -> None:
-        """Takes one step: gradients on all replicas first, then, if all are finite, the update."""
-        gradients, finite = self._strategy.run(self._gradients, args=(next(iterator),))
-        # Equal on all replicas, so the first one's answer is everybody's.
-        proceed = tf.logical_and(self._strategy.experimental_local_results(finite)[0], self._failed_step == _NO_STEP)
-        if proceed:
-            self._strategy.run(self._apply, args=(gradients,))
-            self._global_step.assign_add(1)
-        elif self._failed_step == _NO_STEP:
-            self._failed_step.assign(self._global_step)
+        """Takes one step, unless training has ended."""
+        if not self._halted:
+            self._take_step(self._next_batch(iterator))
 
     def train_loop_end(self) -> orbit.runner.Output:
-        """Returns mean losses and the learning rate, by TensorBoard tag."""
+        """Returns mean losses, the learning rate, and the seconds spent waiting for input, by TensorBoard tag."""
         failed = int(self._failed_step.numpy())
         if failed != _NO_STEP:
-            raise UserError(self._not_finite_message(failed))
+            raise UserError(f"{self._not_finite(failed)}; weights are left as they were before it")
         outputs = {f"losses/train_{name}": float(mean.result()) for name, mean in self._means.items()}
-        return {**outputs, "learning_rate": self.learning_rate()}
+        waited = float(self._input_seconds.numpy())
+        return {**outputs, "learning_rate": self._state.optimizer.learning_rate(), INPUT_SECONDS: waited}
 
-    def learning_rate(self) -> float:
-        """Returns the learning rate of the next step."""
-        optimizer = self._optimizer
-        rate = optimizer.lr if isinstance(optimizer, keras.optimizers.legacy.Optimizer) else optimizer.learning_rate
-        rate = rate(optimizer.iterations) if callable(rate) else rate
-        return float(rate.numpy() if hasattr(rate, "numpy") else rate)
+    def newly_skipped(self) -> list[str]:
+        """Returns a line for each batch that was left out since the last call."""
+        skipped = self.skipped_steps
+        lines = [self._not_finite(step) for step in skipped[self._told_skips :]]
+        self._told_skips = len(skipped)
+        return lines
 
-    def _gradients(self, batch: Any) -> tuple[list[tf.Tensor], tf.Tensor]:
-        """Forward and backward on one replica; gradients are its part of a sum over replicas."""
-        replica = tf.distribute.get_replica_context()
-        statistics = self._network.non_trainable_variables
-        before = [variable.read_value() for variable in statistics]
-        batch = self.prepare_batch(batch)
-        with tf.GradientTape() as tape:
-            outputs = self._network(batch.image, training=True)
-            losses = _divide_over_replicas(self.batch_losses(outputs, batch, self._config), replica)
-            total = tf.add_n(list(losses.values()))
-        gradients = tape.gradient(total, self._network.trainable_variables)
-        finite = tf.math.is_finite(total) & tf.math.is_finite(tf.linalg.global_norm(gradients))
-        broken = replica.all_reduce(tf.distribute.ReduceOp.SUM, tf.cast(~finite, tf.int32))
-        finite = tf.equal(broken, 0)
-        for variable, value in zip(statistics, before, strict=True):
-            variable.assign(tf.where(finite, variable.read_value(), value))
-        for name, value in {TOTAL: total, **losses}.items():
-            # A mean over replicas of what is to be their sum.
-            self._means[name].update_state(value * replica.num_replicas_in_sync)
-        return gradients, finite
+    def _next_batch(self, iterator: tf.distribute.DistributedIterator) -> Any:
+        if self._config.runtime.deterministic:
+            # TensorFlow lets no operation read a clock then.
+            return next(iterator)
+        with tf.control_dependencies([self._state.global_step.read_value()]):
+            asked = tf.timestamp()
+        with tf.control_dependencies([asked]):
+            batch = next(iterator)
+        local = self._strategy.experimental_local_results
+        with tf.control_dependencies([part for tensor in tf.nest.flatten(batch) for part in local(tensor)]):
+            self._input_seconds.assign_add(tf.timestamp() - asked)
+        return batch
 
-    def _apply(self, gradients: list[tf.Tensor]) -> None:
-        variables = self._network.trainable_variables
-        clip = self._config.train.optimizer.clip_global_norm
-        legacy = isinstance(self._optimizer, keras.optimizers.legacy.Optimizer)
-        if clip is None:
-            self._optimizer.apply_gradients(zip(gradients, variables, strict=True))
-            return
-        # The norm is that of the whole batch's gradient, so it takes the sum over replicas first.
-        gradients = tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, gradients)
-        gradients, _ = tf.clip_by_global_norm(gradients, clip)
-        summed = {"experimental_aggregate_gradients" if legacy else "skip_gradients_aggregation": not legacy}
-        self._optimizer.apply_gradients(zip(gradients, variables, strict=True), **summed)
+    def _take_step(self, batch: Any) -> None:
+        outcome = self._strategy.run(self._program, args=(batch, self._stop.read_value()))
+        updated, overflowed, stop = (self._strategy.experimental_local_results(part)[0] for part in outcome)
+        skips = tf.logical_not(updated | overflowed) & (self._skips < self._config.train.max_skipped_batches)
+        if skips:
+            is_next = tf.range(self._config.train.max_skipped_batches) == self._skips
+            self._skipped.assign(tf.where(is_next, self._state.global_step.read_value(), self._skipped))
+            self._skips.assign_add(1)
+        if updated | overflowed | skips:
+            self._state.global_step.assign_add(1)
+        else:
+            self._failed_step.assign(self._state.global_step)
+        self._halted.assign(stop | (self._failed_step != _NO_STEP))
 
-    def _not_finite_message(self, step: int) -> str:
+    def _step_and_record(self, batch: Any, stop: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        outcome = self._replica_step(batch, stop)
+        losses = {TOTAL: tf.add_n(list(outcome.losses.values())), **outcome.losses}
+        for name, value in losses.items():
+            self._means[name].update_state(tf.where(outcome.updated, value, 0.0), tf.cast(outcome.updated, tf.float32))
+        return outcome.updated, outcome.overflowed, outcome.stop
+
+    def _not_finite(self, step: int) -> str:
         batch_size, seed = self._config.train.batch_size, self._config.train.seed
         positions = tf.range(step * batch_size, (step + 1) * batch_size, dtype=tf.int64)
         records = [int(record_at(position, len(self._index), seed)) for position in positions]
         names = ", ".join(record_names(self._index, records))
-        return (
-            f"step {step}: the loss or its gradient is not finite; weights are left as they were before it. "
-            f"Records: {names}"
-        )
+        return f"step {step}: the loss or its gradient is not finite, of the records {names}"
 
 
-class PanopticTrainer(Trainer):
-    """Trains segmentation, of whatever heads the network has."""
-
-    @staticmethod
-    def loss_names(config: ExperimentConfig) -> tuple[str, ...]:
-        """Returns those of the tasks."""
-        semantic = (SEMANTIC,) if config.model.tasks != "instance" else ()
-        return (*semantic, *((CENTER, OFFSET) if config.model.tasks != "semantic" else ()))
-
-    @staticmethod
-    def input_dataset(
-        config: ExperimentConfig,
-        info: DatasetInfo,
-        index: RecordIndex,
-        start_step: int,
-        context: tf.distribute.InputContext,
-    ) -> tf.data.Dataset:
-        """Returns each a `TrainingBatch`, or with `targets.on_device` a `LabelledBatch`."""
-        return training_dataset(config, info, index, start_step, context)
-
-    def prepare_batch(self, batch: TrainingBatch | LabelledBatch) -> TrainingBatch:
-        """Makes the targets where the input pipeline left them to be made."""
-        if isinstance(batch, TrainingBatch):
-            return batch
-
-        def make(panoptic: tf.Tensor) -> Targets:
-            return make_targets_on_device(panoptic, self._info, self._config.targets)
-
-        if not isinstance(self._strategy, tf.distribute.TPUStrategy):
-            # A TPU compiles the whole step.
-            make = tf.function(make, autograph=False, jit_compile=True)
-        return TrainingBatch(batch.image, make(batch.panoptic), batch.record)
-
-    @staticmethod
-    def batch_losses(
-        outputs: dict[str, tf.Tensor], batch: TrainingBatch, config: ExperimentConfig
-    ) -> dict[str, WeightedTerm]:
-        """Returns the losses at the resolution of the crops."""
-        return loss_terms(upsample_heads(outputs, *batch.image.shape[1:3]), batch.targets, config)
-
-
-def _divide_over_replicas(
-    terms: dict[str, WeightedTerm], replica: tf.distribute.ReplicaContext
-) -> dict[str, tf.Tensor]:
-    denominators = [weighted.term.denominator for weighted in terms.values()]
-    denominators = replica.all_reduce(tf.distribute.ReduceOp.SUM, [tf.stop_gradient(d) for d in denominators])
-    losses = {}
-    for (name, weighted), denominator in zip(terms.items(), denominators, strict=True):
-        # Not divide_no_nan: it would turn a NaN over 0 into an innocent 0.
-        denominator = tf.where(denominator > 0, denominator, 1.0)
-        losses[name] = weighted.weight * weighted.term.numerator / denominator
-    return losses
-
-
-def steps_until(boundaries: list[int | None], steps_per_loop: int, last_step: int) -> Callable[[int], int]:
+def steps_until(
+    boundaries: list[int | None], steps_per_loop: int, last_step: int, once: Iterable[int] = ()
+) -> Callable[[int], int]:
     """Makes the length of each inner loop, so that none runs past a multiple of any interval.
 
     Args:
         boundaries: Intervals in steps; None is no interval.
         steps_per_loop: The most steps of a loop.
         last_step: Of training.
+        once: Further steps that none runs past.
 
     Returns:
         A function from the current step to the number of steps to run.
@@ -293,6 +225,7 @@ def steps_until(boundaries: list[int | None], steps_per_loop: int, last_step: in
     def steps(current: int) -> int:
         current = int(current)
         ahead = [interval - current % interval for interval in intervals]
+        ahead += [step - current for step in once if step > current]
         return max(1, min([steps_per_loop, last_step - current, *ahead]))
 
     return steps

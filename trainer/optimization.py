@@ -13,11 +13,12 @@ from official.modeling.optimization.lr_schedule import LinearWarmup, PolynomialD
 from deeplab2_lite import addons
 from deeplab2_lite.config import OptimizerConfig
 from deeplab2_lite.errors import UserError, nearest_name
+from deeplab2_lite.trainer.adam import Adam, AdamW
 from deeplab2_lite.trainer.budget import Plan
 
 _BUILT_IN = {
-    "adam": keras.optimizers.Adam,
-    "adamw": keras.optimizers.AdamW,
+    "adam": Adam,
+    "adamw": AdamW,
     "lamb": lamb.LAMB,
     "rmsprop": keras.optimizers.RMSprop,
     "sgd": keras.optimizers.SGD,

@@ -11,7 +11,6 @@ from deeplab2_lite.trainer.calibration import calibration_seconds, measure_evalu
 from deeplab2_lite.trainer.classification import ClassificationEvaluator
 from deeplab2_lite.trainer.evaluator import PanopticEvaluator
 from deeplab2_lite.trainer.loop import Trainer
-from deeplab2_lite.trainer.optimization import optimizer_variables
 from deeplab2_lite.trainer.pace import RESERVE, Pace
 from deeplab2_lite.trainer.preparation import say
 from deeplab2_lite.trainer.progress import format_seconds
@@ -30,12 +29,14 @@ class RunState(NamedTuple):
         plan: Of a run within a budget.
         step_seconds: What a step of that took.
         evaluation_seconds: What an evaluation of that took.
+        skipped_steps: Whose batch was left out because its loss or gradient was not finite.
     """
 
     seconds: float = 0.0
     plan: Plan | None = None
     step_seconds: float = 0.0
     evaluation_seconds: float = 0.0
+    skipped_steps: tuple[int, ...] = ()
 
     @classmethod
     def from_metadata(cls, metadata: Mapping[str, Any]) -> RunState:
@@ -43,11 +44,13 @@ class RunState(NamedTuple):
         values = dict(metadata.get(_METADATA) or {})
         if values.get("plan") is not None:
             values["plan"] = Plan(**values["plan"])
+        values["skipped_steps"] = tuple(values.get("skipped_steps", ()))
         return cls(**values)
 
     def to_metadata(self) -> dict[str, Any]:
         """Returns what `from_metadata` reads, plain data."""
-        return {_METADATA: {**self._asdict(), "plan": None if self.plan is None else self.plan._asdict()}}
+        plan = None if self.plan is None else self.plan._asdict()
+        return {_METADATA: {**self._asdict(), "plan": plan, "skipped_steps": list(self.skipped_steps)}}
 
 
 def keep_pace(
@@ -70,7 +73,7 @@ def keep_pace(
     if train.budget_seconds is None:
         return None
     interval = None if evaluator is None else train.eval_interval
-    if experiment.run_state is None:
+    if experiment.run_state.plan is None:
         costs = _measure(experiment, trainer, evaluator)._replace(eval_interval=interval)
         experiment.follow(_first_state(experiment, costs))
     state = experiment.run_state
@@ -82,7 +85,13 @@ def keep_pace(
         say(f"--budget: {costs.step:.3g} s a step{evaluation} now; {plan.steps} steps fit the time")
 
     return Pace(
-        train.budget_seconds, state.plan, costs, experiment.clock, experiment.global_step, changed, train.steps_per_loop
+        train.budget_seconds,
+        state.plan,
+        costs,
+        experiment.clock,
+        experiment.state.global_step,
+        changed,
+        train.steps_per_loop,
     )
 
 
@@ -91,12 +100,7 @@ def _measure(
 ) -> Costs:
     train = experiment.config.train
     seconds = calibration_seconds(train.budget_seconds)
-    variables = [
-        *experiment.network.variables,
-        *optimizer_variables(experiment.optimizer),
-        experiment.global_step,
-    ]
-    step = measure_step(trainer, variables, train.steps_per_loop, seconds)
+    step = measure_step(trainer, experiment.state.variables(), train.steps_per_loop, seconds)
     evaluation = 0.0 if evaluator is None else measure_evaluation(evaluator.rehearse(), evaluator.num_images, seconds)
     return Costs(step, evaluation)
 

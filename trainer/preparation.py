@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import sys
+import tempfile
 from pathlib import Path
 
 import tensorflow as tf
@@ -18,6 +19,26 @@ from deeplab2_lite.trainer.distribution import is_tpu
 def is_classifier(config: ExperimentConfig) -> bool:
     """Whether whole images are classified."""
     return config.model.tasks == "classification"
+
+
+def make_folder(path: Path) -> None:
+    """Makes the folder of a run, if it is not there.
+
+    Args:
+        path: The folder.
+
+    Raises:
+        UserError: It cannot be made, or nothing can be written there.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--model_dir: {path}: expected a folder ({error.strerror})") from None
+    try:
+        with tempfile.TemporaryFile(dir=path):
+            pass
+    except OSError as error:
+        raise UserError(f"--model_dir: {path}: cannot be written ({error.strerror})") from None
 
 
 def prepare_data(config: ExperimentConfig, model_dir: Path) -> Path:

@@ -10,18 +10,19 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import tensorflow as tf
-import tf_keras as keras
 
 from deeplab2_lite.config import ExperimentConfig
+from deeplab2_lite.data.pipeline import TrainingBatch
 from deeplab2_lite.data.targets import Targets
 from deeplab2_lite.dataset_info import DatasetInfo
 from deeplab2_lite.files import atomic_folder
 from deeplab2_lite.model import build_model
-from deeplab2_lite.postprocessing.upsampling import upsample_heads
 from deeplab2_lite.runtimes.exporting import write_manifest
 from deeplab2_lite.runtimes.to_stablehlo import convert_function
-from deeplab2_lite.trainer.loop import TOTAL, loss_terms
-from deeplab2_lite.trainer.optimization import build_optimizer
+from deeplab2_lite.trainer.loop import TOTAL
+from deeplab2_lite.trainer.panoptic import PanopticTrainer
+from deeplab2_lite.trainer.replica_step import ReplicaStep
+from deeplab2_lite.trainer.training_state import TrainingState
 
 IMAGE = "image"
 
@@ -33,14 +34,23 @@ class StepProgram(NamedTuple):
         function: Takes the image and each of the `Targets` in their order, takes one step, and gives losses by their
             TensorBoard names.
         inputs: What it takes.
-        network: Whose weights it changes.
-        optimizer: Whose state it changes.
+        state: What it changes.
     """
 
     function: Any
     inputs: list[tf.TensorSpec]
-    network: keras.Model
-    optimizer: Any
+    state: TrainingState
+
+
+class _Panoptic:
+    """The task of `PanopticTrainer`, on batches that have their targets."""
+
+    batch_losses = staticmethod(PanopticTrainer.batch_losses)
+    batch_denominators = staticmethod(PanopticTrainer.batch_denominators)
+
+    @staticmethod
+    def prepare_batch(batch: TrainingBatch) -> TrainingBatch:
+        return batch
 
 
 def build_step(config: ExperimentConfig, info: DatasetInfo, compiled: bool = True) -> StepProgram:
@@ -52,27 +62,20 @@ def build_step(config: ExperimentConfig, info: DatasetInfo, compiled: bool = Tru
         compiled: Whether XLA compiles it.
 
     Returns:
-        The step, with the network's first weights.
+        The step, which is that of the training loop, with the network's first weights.
     """
-    size = config.data.crop_size
-    network = build_model(config, info.num_classes, size)
-    optimizer = build_optimizer(config.train.optimizer, config.train.steps, network.trainable_variables)
+    network = build_model(config, info.num_classes, config.data.crop_size)
+    state = TrainingState(network, config.train, config.train.steps)
+    take_step = ReplicaStep(_Panoptic(), config, state)
 
     def step(image: tf.Tensor, *targets: tf.Tensor) -> dict[str, tf.Tensor]:
-        with tf.GradientTape() as tape:
-            heads = upsample_heads(network(image, training=True), *size)
-            terms = loss_terms(heads, Targets(*targets), config)
-            losses = {name: _weighted(term) for name, term in terms.items()}
-            total = tf.add_n(list(losses.values()))
-        variables = network.trainable_variables
-        gradients = tape.gradient(total, variables)
-        if config.train.optimizer.clip_global_norm is not None:
-            gradients, _ = tf.clip_by_global_norm(gradients, config.train.optimizer.clip_global_norm)
-        optimizer.apply_gradients(zip(gradients, variables, strict=True))
-        return {TOTAL: total, **losses}
+        record = tf.zeros([config.train.batch_size], tf.int64)
+        losses = take_step(TrainingBatch(image, Targets(*targets), record), tf.constant(False)).losses
+        state.global_step.assign_add(1)
+        return {TOTAL: tf.add_n(list(losses.values())), **losses}
 
     inputs = _inputs(config)
-    return StepProgram(tf.function(step, inputs, autograph=False, jit_compile=compiled), inputs, network, optimizer)
+    return StepProgram(tf.function(step, inputs, autograph=False, jit_compile=compiled), inputs, state)
 
 
 def export_step(config: ExperimentConfig, info: DatasetInfo, folder: Path) -> Path:
@@ -100,9 +103,3 @@ def _inputs(config: ExperimentConfig) -> list[tf.TensorSpec]:
         depth = [2] if name == "center_offset" else []
         specs.append(tf.TensorSpec(shape + depth, tf.int32 if name == "semantic" else tf.float32, name))
     return specs
-
-
-def _weighted(term: Any) -> tf.Tensor:
-    loss, weight = term
-    # Nothing labelled has the loss 0, and not NaN.
-    return weight * loss.numerator / tf.where(loss.denominator > 0, loss.denominator, 1.0)

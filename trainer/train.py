@@ -42,6 +42,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="TIME",
         help="such as 60min, 90s or 1h30min: steps and learning-rate schedule are fitted into this time",
     )
+    parser.add_argument(
+        "--profile",
+        metavar="START,END",
+        help="write a trace of these steps for TensorBoard's profiler, such as 100,110",
+    )
+    parser.add_argument(
+        "--checkpoint",
+        metavar="WHICH",
+        default="newest",
+        help="with --mode=eval or export: newest, best (of train.best_metric), or a step; default: %(default)s",
+    )
     parser.add_argument("--tpu", metavar="NAME", help="TPU to run on, or 'local'")
 
 
@@ -59,18 +70,30 @@ def run(arguments: argparse.Namespace) -> None:
     _check_tasks(config, arguments.mode)
     model_dir = Path(arguments.model_dir or Path("runs") / config.name)
     # TensorFlow takes seconds to import; what is wrong above is said before.
+    from deeplab2_lite.trainer.evaluation_runs import evaluate, evaluate_continuously
     from deeplab2_lite.trainer.experiment import Experiment
+    from deeplab2_lite.trainer.profiling import parse_profiled_steps
+    from deeplab2_lite.trainer.training_run import train
 
     mode = arguments.mode
+    if arguments.profile is not None and "train" not in mode:
+        raise UserError(f"--profile: has no meaning with --mode={mode}, which trains nothing")
+    if arguments.checkpoint != "newest" and mode not in ("eval", "export"):
+        raise UserError(f"--checkpoint: has no meaning with --mode={mode}; expected eval or export")
+    profiled = None if arguments.profile is None else parse_profiled_steps(arguments.profile)
     if mode in ("eval", "export") and not model_dir.is_dir():
         raise UserError(f"--model_dir: no folder {model_dir}; expected one that --mode=train wrote")
     experiment = Experiment(config, model_dir, training="train" in mode, clock=clock)
+    if arguments.checkpoint != "newest":
+        experiment.restore(experiment.step_of(arguments.checkpoint))
     if mode in ("train", "train_and_eval"):
-        experiment.train(evaluate=mode == "train_and_eval")
+        train(experiment, mode == "train_and_eval", profiled)
     elif mode == "eval":
-        experiment.evaluate()
+        evaluate(experiment)
     elif mode == "continuous_eval":
-        experiment.evaluate_continuously()
+        evaluate_continuously(experiment)
+    if not experiment.is_chief:
+        return
     if mode == "export" or (mode == "train_and_eval" and config.model.tasks == "panoptic"):
         experiment.export()
     _tell_what_next(config, mode, model_dir)
@@ -89,7 +112,7 @@ def _load(arguments: argparse.Namespace) -> ExperimentConfig:
     if not sources and arguments.model_dir and saved.is_file():
         # A run goes on, is evaluated and exported with the settings that it was started with.
         sources = [saved]
-    if not sources and arguments.model_dir and (saved.parent / "checkpoints").is_dir():
+    if not sources and arguments.model_dir and any((saved.parent / "checkpoints").glob("[0-9]*")):
         raise UserError(f"{saved}: no such file, but checkpoints beside it; expected that with which they were trained")
     budget = _budget(arguments)
     config = load_config(sources or [DEFAULT_EXPERIMENT], arguments.params_override)

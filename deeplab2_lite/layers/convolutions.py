@@ -100,6 +100,7 @@ def norm_act(features: tf.Tensor, settings: LayerSettings, name: str, activation
         momentum=settings.batch_norm.momentum,
         epsilon=settings.batch_norm.epsilon,
         synchronized=settings.batch_norm.synchronized,
+        trainable=not settings.batch_norm.frozen,
         name=f"{name}/bn",
         dtype=settings.dtype,
     )(features)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+import contextvars
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import tensorflow as tf
@@ -16,6 +18,19 @@ SYMMETRIC = ((127.5, 127.5, 127.5), (127.5, 127.5, 127.5))
 IMAGENET = ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375))
 # The means alone, as Caffe's models and keras.applications's ResNets subtract them.
 CAFFE = ((123.68, 116.779, 103.939), (1.0, 1.0, 1.0))
+
+# Each thread has its own: replicas are traced in threads.
+_STATISTICS_KEPT = contextvars.ContextVar("statistics_kept", default=False)
+
+
+@contextlib.contextmanager
+def statistics_kept() -> Iterator[None]:
+    """Within it, batch normalization in training leaves its moving statistics alone: for computing a step again."""
+    token = _STATISTICS_KEPT.set(True)
+    try:
+        yield
+    finally:
+        _STATISTICS_KEPT.reset(token)
 
 
 @keras.saving.register_keras_serializable(package=PACKAGE)
@@ -64,6 +79,11 @@ class BatchNormalization(keras.layers.BatchNormalization):
         self._wants_synchronized = synchronized
         # Keras has the correction behind this attribute and no argument.
         self._bessels_correction_test_only = False
+
+    def add_update(self, updates: Any) -> None:
+        """Updates moving statistics, except within `statistics_kept`."""
+        if not _STATISTICS_KEPT.get():
+            super().add_update(updates)
 
     def get_build_config(self) -> None:
         """Leaves building to the first call: Keras would build a loaded layer outside its name."""

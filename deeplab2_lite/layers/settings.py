@@ -21,7 +21,7 @@ class LayerSettings:
     built before changes a network.
 
     Attributes:
-        batch_norm: Momentum, epsilon and synchronization of batch normalization.
+        batch_norm: Momentum, epsilon, synchronization and freezing of batch normalization.
         seed: Seed of the network; each layer's seed follows from it and the layer's name.
         policy: Name of the Keras dtype policy of the layers that may compute in lower precision.
         depthwise_norm: Normalize between depthwise and pointwise of separable convolutions.
@@ -38,7 +38,7 @@ class LayerSettings:
         return cls(
             batch_norm=config.model.batch_norm,
             seed=config.train.seed,
-            policy="mixed_bfloat16" if config.train.precision == "bfloat16" else FLOAT32,
+            policy=FLOAT32 if config.train.precision == FLOAT32 else f"mixed_{config.train.precision}",
             depthwise_norm=config.model.depthwise_norm,
         )
 

@@ -27,6 +27,27 @@ def semantic_segmentation(semantic_logits: tf.Tensor, upsampling: Upsampling | N
     return map_stripes(lambda stripe, _: greatest_class(stripe), semantic_logits, upsampling, tf.int32)
 
 
+def class_probability(
+    semantic_logits: tf.Tensor, semantic: tf.Tensor, upsampling: Upsampling | None = None
+) -> tf.Tensor:
+    """Says how sure the network is of each pixel's class.
+
+    Args:
+        semantic_logits: As for `semantic_segmentation`.
+        semantic: Class ids, int32 [batch, height, width] at the resolution of the result.
+        upsampling: As for `semantic_segmentation`.
+
+    Returns:
+        The softmax at the class, float32 [batch, height, width]; NaN where a logit is not finite.
+    """
+
+    def stripe_probability(logits: tf.Tensor, rows: tf.Tensor) -> tf.Tensor:
+        probabilities = tf.nn.softmax(tf.cast(logits, tf.float32))
+        return tf.gather(probabilities, tf.gather(semantic, rows, axis=1), batch_dims=3)
+
+    return map_stripes(stripe_probability, semantic_logits, upsampling, tf.float32)
+
+
 def greatest_class(scores: tf.Tensor) -> tf.Tensor:
     """Takes the class of the greatest score, the smaller id on a tie.
 

@@ -56,14 +56,16 @@ class CocoPanopticWriter:
         stem = Path(file_name).stem
         image_id = coco_image_id(file_name) if image_id is None else image_id
         height, width = panoptic.shape
-        # In this format 0 is void, and class 0 without instance would be 0 too: count from 1.
-        ids = np.where(panoptic // self._info.label_divisor == self._info.ignore_label, 0, panoptic + 1)
-        save_image(
-            self._png_dir / f"{stem}.png", np.stack([ids % 256, ids // 256 % 256, ids // 65536], -1).astype(np.uint8)
-        )
+        ids = coco_segment_ids(panoptic, self._info)
+        segments = coco_segments(ids, self._info)
+        save_image(self._png_dir / f"{stem}.png", coco_channels(ids))
         return {
             "image": {"id": image_id, "file_name": file_name, "height": height, "width": width},
-            "annotation": {"image_id": image_id, "file_name": f"{stem}.png", "segments_info": self._segments(ids)},
+            "annotation": {
+                "image_id": image_id,
+                "file_name": f"{stem}.png",
+                "segments_info": segments,
+            },
         }
 
     def restore(self, entry: dict[str, Any]) -> None:
@@ -77,38 +79,70 @@ class CocoPanopticWriter:
 
     def finish(self) -> Path:
         """Writes the JSON, whole or not at all, and returns its path."""
-        categories = [
-            {"id": c.original_id, "name": c.name, "isthing": int(c.isthing), "color": list(c.color)}
-            for c in self._info.classes
-        ]
+        categories = coco_categories(self._info)
         content = {"images": self._images, "annotations": self._annotations, "categories": categories}
         return write_text_atomically(self._json_path, json.dumps(content))
 
-    def _segments(self, ids: np.ndarray) -> list[dict[str, Any]]:
-        found, inverse, areas = np.unique(ids, return_inverse=True, return_counts=True)
-        # Pixels in the order of their segments, so that each segment is one stretch: no pass over the map for each.
-        rows, columns = np.divmod(np.argsort(inverse.ravel(), kind="stable"), ids.shape[1])
-        begins = np.cumsum(areas) - areas
-        top, left = (np.minimum.reduceat(positions, begins) for positions in (rows, columns))
-        bottom, right = (np.maximum.reduceat(positions, begins) for positions in (rows, columns))
-        boxes = np.stack([left, top, right - left + 1, bottom - top + 1], axis=1)
-        segments = []
-        for segment_id, area, box in zip(found.tolist(), areas.tolist(), boxes.tolist(), strict=True):
-            if segment_id == 0:
-                continue
-            class_id, instance = divmod(segment_id - 1, self._info.label_divisor)
-            info = self._info.classes[class_id]
-            segments.append(
-                {
-                    "id": segment_id,
-                    "category_id": info.original_id,
-                    "area": area,
-                    "bbox": box,
-                    # Things without a number are a crowd; a network predicts none, but a label has them.
-                    "iscrowd": int(info.isthing and instance == 0),
-                }
-            )
-        return segments
+
+def coco_segment_ids(panoptic: np.ndarray, info: DatasetInfo) -> np.ndarray:
+    """Returns the ids of a map's segments as the format has them: 0 is void.
+
+    Args:
+        panoptic: Panoptic ids, int32 [height, width].
+        info: The label space.
+
+    Returns:
+        Panoptic id + 1, since class 0 without instance would be 0 too.
+    """
+    return np.where(panoptic // info.label_divisor == info.ignore_label, 0, panoptic + 1)
+
+
+def coco_channels(ids: np.ndarray) -> np.ndarray:
+    """Returns the picture that holds ids, uint8 [height, width, 3]: R + 256 G + 65536 B."""
+    return np.stack([ids % 256, ids // 256 % 256, ids // 65536], -1).astype(np.uint8)
+
+
+def coco_categories(info: DatasetInfo) -> list[dict[str, Any]]:
+    """Returns the classes of a label space as the format's categories."""
+    return [
+        {"id": c.original_id, "name": c.name, "isthing": int(c.isthing), "color": list(c.color)} for c in info.classes
+    ]
+
+
+def coco_segments(ids: np.ndarray, info: DatasetInfo) -> list[dict[str, Any]]:
+    """Describes the segments of an image.
+
+    Args:
+        ids: Of `coco_segment_ids`.
+        info: The label space.
+
+    Returns:
+        The format's `segments_info`, by id.
+    """
+    found, inverse, areas = np.unique(ids, return_inverse=True, return_counts=True)
+    # Pixels in the order of their segments, so that each segment is one stretch: no pass over the map for each.
+    rows, columns = np.divmod(np.argsort(inverse.ravel(), kind="stable"), ids.shape[1])
+    begins = np.cumsum(areas) - areas
+    top, left = (np.minimum.reduceat(positions, begins) for positions in (rows, columns))
+    bottom, right = (np.maximum.reduceat(positions, begins) for positions in (rows, columns))
+    boxes = np.stack([left, top, right - left + 1, bottom - top + 1], axis=1)
+    segments = []
+    for segment_id, area, box in zip(found.tolist(), areas.tolist(), boxes.tolist(), strict=True):
+        if segment_id == 0:
+            continue
+        class_id, instance = divmod(segment_id - 1, info.label_divisor)
+        described = info.classes[class_id]
+        segments.append(
+            {
+                "id": segment_id,
+                "category_id": described.original_id,
+                "area": area,
+                "bbox": box,
+                # Things without a number are a crowd; a network predicts none, but a label has them.
+                "iscrowd": int(described.isthing and instance == 0),
+            }
+        )
+    return segments
 
 
 def coco_image_id(file_name: str) -> int | str:

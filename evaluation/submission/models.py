@@ -12,10 +12,11 @@ import tensorflow as tf
 from deeplab2_lite.dataset_info import DatasetInfo
 from deeplab2_lite.errors import UserError
 from deeplab2_lite.evaluation.submission.formats import Kind
-from deeplab2_lite.inference import InferenceSettings, Predictor, infer_semantic
+from deeplab2_lite.inference import InferenceSettings, infer_semantic
 from deeplab2_lite.loading import is_saved_model, load_ensemble
 from deeplab2_lite.multi_view import Member
 from deeplab2_lite.postprocessing.segmentation import PanopticResult
+from deeplab2_lite.predictor import Predictor
 
 
 class SubmissionPredictor(Protocol):

@@ -206,7 +206,7 @@ EMPTY_DATA_SET: dict[str, Case] = {
     ),
     "evaluate": (write_shard, [*EVALUATE, "--data=records"], "records/val-00000-of-00001.tfrecord: no records in 1"),
     "evaluate_split": (nothing, [*EVALUATE, "--split=test"], "split 'test', such as test-00000-of-00001.tfrecord; v"),
-    "predict": (nothing, [*PREDICT, "--input=nothing"], "--input: no images in nothing; expected files ending in .png"),
+    "predict": (nothing, [*PREDICT, "--input=nothing"], "--input: no images or videos in nothing; expected files endi"),
 }  # fmt: skip
 RECORD_OF_ANOTHER_SCHEMA: dict[str, Case] = {
     "other_keys": (

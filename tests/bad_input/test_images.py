@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from deeplab2_lite import cli, inference
+from deeplab2_lite import cli, predictor
 from deeplab2_lite.dataset_info import load_dataset_info
 
 HEIGHT, WIDTH = 16, 24
@@ -118,25 +118,28 @@ def cut(path: Path) -> Path:
 
 
 class Seen:
-    """Stands in for a model, and keeps the pixels that it was given."""
+    """Stands in for a model that finds nothing, and keeps the pixels that it was given."""
 
+    has_heads = False
     images: list[np.ndarray] = []  # noqa: RUF012
 
     def __init__(self, models, overrides):
         self.info = load_dataset_info("shapes")
-        self.instance_scores = np.zeros(0, np.float32)
 
-    def __call__(self, image):
+    def observe(self, image, heads=True):
+        from deeplab2_lite.observation import Observation
+        from deeplab2_lite.postprocessing.instances import InstanceTable
         from deeplab2_lite.postprocessing.segmentation import PanopticResult
 
         self.images.append(image)
-        zeros = np.zeros(image.shape[:2], np.int32)
-        return PanopticResult(zeros, zeros, zeros, None)
+        zeros, none = np.zeros(image.shape[:2], np.int32), np.zeros(0, np.int32)
+        table = InstanceTable(none > 0, none, none, np.zeros((0, 2), np.int32), none, none, np.zeros((0, 4), np.int32))
+        return Observation(PanopticResult(zeros, zeros, zeros, table), np.zeros(0, np.float32), None)
 
 
 @pytest.fixture(autouse=True)
 def seen(monkeypatch):
-    monkeypatch.setattr(inference, "Predictor", Seen)
+    monkeypatch.setattr(predictor, "Predictor", Seen)
     monkeypatch.setattr(Seen, "images", [])
     return Seen.images
 

@@ -28,6 +28,7 @@ from deeplab2_lite.inference import InferenceSettings, infer
 from deeplab2_lite.loading import load_model_dir
 from deeplab2_lite.model import build_model
 from deeplab2_lite.multi_view import Member
+from deeplab2_lite.trainer.evaluation_runs import evaluate
 from deeplab2_lite.trainer.experiment import Experiment
 
 # A heatmap of random weights has few values above 0.1.
@@ -58,7 +59,7 @@ def make_model(folder, records, seed=0, overrides=""):
     for variable in experiment.network.trainable_variables:
         if "head" in variable.name:
             variable.assign(variable + 0.3 * random.standard_normal(variable.shape))
-    experiment.global_step.assign(seed + 1)
+    experiment.state.global_step.assign(seed + 1)
     experiment.save()
     experiment.store.close()
     return experiment
@@ -68,7 +69,7 @@ def make_model(folder, records, seed=0, overrides=""):
 def model(records, tmp_path_factory):
     """A model folder, with the figures of the evaluator in training."""
     folder = tmp_path_factory.mktemp("models") / "model"
-    make_model(folder, records).evaluate()
+    evaluate(make_model(folder, records))
     return folder
 
 
@@ -76,11 +77,11 @@ def model(records, tmp_path_factory):
 def evaluated(model, tmp_path_factory):
     """The files of one evaluation by the command."""
     folder = tmp_path_factory.mktemp("evaluated")
-    assert evaluate(model, "--output", folder, "--pictures=2", "--html") == 0
+    assert run_evaluate(model, "--output", folder, "--pictures=2", "--html") == 0
     return folder
 
 
-def evaluate(model, *words):
+def run_evaluate(model, *words):
     """Runs the command in this process; returns the exit status."""
     shared = ["--pictures=0", "--no-html"]
     return cli.main(["evaluate", f"--model={model}", *shared, *map(str, words)])
@@ -89,7 +90,7 @@ def evaluate(model, *words):
 def refused(capsys, model, *words):
     """What the command says when it refuses."""
     capsys.readouterr()
-    assert evaluate(model, *words) == 2
+    assert run_evaluate(model, *words) == 2
     text = capsys.readouterr().err
     assert text.startswith("error: ") and text.count("\n") == 1
     return text.removeprefix("error: ").rstrip("\n")
@@ -171,11 +172,11 @@ def test_an_interrupted_evaluation_goes_on(model, evaluated, monkeypatch, tmp_pa
 
     with monkeypatch.context() as patch:
         patch.setattr(Evaluation, "count", interrupted)
-        assert evaluate(model, "--output", tmp_path) == 130
+        assert run_evaluate(model, "--output", tmp_path) == 130
     assert [path.name for path in tmp_path.iterdir()] == [UNFINISHED]
     with monkeypatch.context() as patch:
         patch.setattr(Evaluation, "count", lambda *a: counted.append(a[3]) or count(*a))
-        assert evaluate(model, "--output", tmp_path) == 0
+        assert run_evaluate(model, "--output", tmp_path) == 0
     assert counted == [f"val_{i:06d}.png" for i in range(IMAGES)]
     assert "(2 of the images were counted by an earlier, interrupted run)" in capsys.readouterr().out
     for name in ("metrics.json", "metrics.csv", "images.jsonl", "images.csv"):
@@ -193,7 +194,7 @@ def test_views_and_tiles_win_over_the_model(model, tmp_path):
         "one_tile": ["--tile_size", "97", "129", "--tile_overlap", "16"],
     }
     for name, words in runs.items():
-        assert evaluate(model, *words, "--output", tmp_path / name) == 0
+        assert run_evaluate(model, *words, "--output", tmp_path / name) == 0
     found = {name: metrics_of(tmp_path / name)["semantic/mIoU"] for name in runs}
     assert found["twice"] == pytest.approx(known, abs=1e-3)
     for name in ("scales", "tiles"):
@@ -255,7 +256,7 @@ def test_a_killed_evaluation_goes_on(model, evaluated, tmp_path):
     ended = subprocess.run([sys.executable, "-c", killed, *words], cwd=root)
     assert ended.returncode == -signal.SIGKILL
     assert len((tmp_path / UNFINISHED).read_text().splitlines()) == 1 + 3
-    assert evaluate(model, "--output", tmp_path) == 0
+    assert run_evaluate(model, "--output", tmp_path) == 0
     for name in ("metrics.json", "metrics.csv", "images.jsonl", "images.csv"):
         assert (tmp_path / name).read_bytes() == (evaluated / name).read_bytes()
 
@@ -265,7 +266,7 @@ def test_a_saved_model_gives_the_figures_of_its_folder(model, records, evaluated
     experiment = Experiment(load_config(model / "config.yaml"), model, training=False)
     saved = experiment.export()
     out = tmp_path / "out"
-    assert evaluate(saved, "--data", records, "--output", out) == 0
+    assert run_evaluate(saved, "--data", records, "--output", out) == 0
     ours, theirs = metrics_of(out), metrics_of(evaluated)
     assert {**ours, "step": 1} == theirs
     assert refused(capsys, saved, "--output", out) == (
@@ -283,7 +284,7 @@ def test_a_saved_model_gives_the_figures_of_its_folder(model, records, evaluated
 @pytest.mark.parametrize("settings", ["evaluation.batch_size=3", "evaluation={batch_size: 3, fixed_size: [97,129]}"])
 def test_batches_are_resumed_whole(model, records, tmp_path, monkeypatch, settings):
     override = f"--params_override={settings}"
-    assert evaluate(model, override, "--output", tmp_path / "whole") == 0
+    assert run_evaluate(model, override, "--output", tmp_path / "whole") == 0
     counted = []
     count = Evaluation.count
 
@@ -295,7 +296,7 @@ def test_batches_are_resumed_whole(model, records, tmp_path, monkeypatch, settin
 
     with monkeypatch.context() as patch:
         patch.setattr(Evaluation, "count", interrupted)
-        assert evaluate(model, override, "--output", tmp_path / "out") == 130
-    assert evaluate(model, override, "--output", tmp_path / "out") == 0
+        assert run_evaluate(model, override, "--output", tmp_path / "out") == 130
+    assert run_evaluate(model, override, "--output", tmp_path / "out") == 0
     for name in ("metrics.json", "images.jsonl"):
         assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()

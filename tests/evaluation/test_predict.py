@@ -12,11 +12,13 @@ import pytest
 from PIL import Image
 from pycocotools import mask as mask_utils
 
-from deeplab2_lite import cli, inference
+from deeplab2_lite import cli, predictor
 from deeplab2_lite.dataset_info import load_dataset_info
 from deeplab2_lite.errors import UserError
+from deeplab2_lite.evaluation.inputs import find_images
 from deeplab2_lite.evaluation.model_arguments import VIEW_FLAGS
-from deeplab2_lite.evaluation.predict import find_images, run
+from deeplab2_lite.evaluation.predict import run
+from deeplab2_lite.observation import Observation
 from deeplab2_lite.postprocessing.instances import InstanceTable
 from deeplab2_lite.postprocessing.segmentation import PanopticResult
 
@@ -52,7 +54,8 @@ def test_nothing_there(tmp_path):
     assert message_of(lambda: find_images(missing)) == f"--input: no such file or folder: {missing}"
     touch(tmp_path, "notes.txt")
     assert message_of(lambda: find_images(tmp_path)) == (
-        f"--input: no images in {tmp_path}; expected files ending in .png, .jpg, .jpeg, .tif, .tiff, .bmp, .webp, .gif"
+        f"--input: no images or videos in {tmp_path}; expected files ending in .png, .jpg, .jpeg, .tif, .tiff, .bmp, "
+        ".webp, .gif, .mp4, .m4v, .mov, .avi, .mkv, .webm, .mpg, .mpeg, .wmv"
     )
 
 
@@ -71,14 +74,17 @@ class RedPredictor:
 
     seen: list[int] = []  # noqa: RUF012
     asked: list[tuple[list[str], str]] = []  # noqa: RUF012
+    wanted_heads: set[bool] = set()  # noqa: RUF012
     stop_at: int | None = None
+    has_heads = False
 
     def __init__(self, models, overrides):
         self.info = INFO
         self.asked.append((models, overrides))
 
-    def __call__(self, image):
+    def observe(self, image, heads):
         assert image.dtype == np.uint8
+        self.wanted_heads.add(heads)
         if image.shape[0] == self.stop_at:
             raise KeyboardInterrupt
         self.seen.append(image.shape[0])
@@ -94,21 +100,23 @@ class RedPredictor:
             area=np.array([0, red.sum()], np.int32),
             box=np.array([[0, 0, 0, 0], box], np.int32),
         )
-        self.instance_scores = np.array([0, 0.75 if red.any() else 0], np.float32)
+        scores = np.array([0, 0.75 if red.any() else 0], np.float32)
         panoptic = np.where(red, 6001, 0).astype(np.int32)
-        return PanopticResult(panoptic, panoptic // 1000, 2 * red, table)
+        return Observation(PanopticResult(panoptic, panoptic // 1000, 2 * red, table), scores, None)
 
 
 @pytest.fixture
 def red(monkeypatch):
-    monkeypatch.setattr(inference, "Predictor", RedPredictor)
+    monkeypatch.setattr(predictor, "Predictor", RedPredictor)
     monkeypatch.setattr(RedPredictor, "seen", [])
     monkeypatch.setattr(RedPredictor, "asked", [])
+    monkeypatch.setattr(RedPredictor, "wanted_heads", set())
     return RedPredictor
 
 
 def arguments(folder, **changes):
-    values = {"model": ["runs/x"], "input": str(folder / "in"), "output": str(folder / "out" / "deep")}
+    values = {"model": ["runs/x"], "input": [str(folder / "in")], "output": str(folder / "out" / "deep")}
+    values |= {"layers": [], "no_legend": False, "video_frames": False}
     values |= {"high_depth": "refuse", **dict.fromkeys(["instances", *VIEW_FLAGS])}
     return argparse.Namespace(**{**values, **changes})
 
@@ -144,11 +152,42 @@ def test_every_image_gets_its_map_and_overlay(tmp_path, red, capsys):
     with Image.open(output / "panoptic" / "a.png") as image:
         assert image.size == (8, 6)
     with Image.open(output / "overlay" / "a.png") as overlay:
-        # Small images are enlarged for the names, by a whole factor.
-        assert overlay.size[0] % 8 == 0 and overlay.size[0] * 6 == overlay.size[1] * 8
-        car = np.asarray(overlay)[overlay.size[1] // 3, overlay.size[0] * 7 // 16]
+        # Small images are enlarged for the names, by a whole factor; below is the legend.
+        assert overlay.size[0] == 80 * 8 and 80 * 6 + 30 < overlay.size[1] < 80 * 6 + 60
+        car = np.asarray(overlay)[80 * 6 // 3, overlay.size[0] * 7 // 16]
         assert car[2] > 50
     assert capsys.readouterr().out.startswith("2 images: ")
+
+
+def test_layers_have_folders_of_their_own(tmp_path, red, capsys):
+    write_images(tmp_path)
+    inputs = [str(tmp_path / "in" / "b.tif"), str(tmp_path / "in" / "a*")]
+    run(arguments(tmp_path, input=inputs, layers=["instance", "sheet"], no_legend=True))
+    output = tmp_path / "out" / "deep"
+    kinds = ("layers/instance", "layers/sheet", "overlay", "panoptic")
+    assert sorted(files_of(output)) == sorted([*(f"{k}/{n}.png" for k in kinds for n in "ab"), "panoptic.json"])
+    assert red.wanted_heads == {True}
+    # In the order in which they were named.
+    assert [i["id"] for i in json.loads((output / "panoptic.json").read_text())["images"]] == ["b", "a"]
+    for name in ("overlay", "layers/instance"):
+        with Image.open(output / name / "a.png") as picture:
+            assert picture.size == (640, 480)
+    with Image.open(output / "layers" / "sheet" / "a.png") as sheet:
+        # Without heads four panels: image, semantic, instances, panoptic.
+        assert sheet.size[0] == 2 * 640 + 3 * 8 and 2 * 480 < sheet.size[1] < 2 * 540
+
+
+@pytest.mark.parametrize("layer", ["heatmap", "offsets"])
+def test_an_export_gives_no_heads(tmp_path, red, layer):
+    write_images(tmp_path)
+    text = message_of(lambda: run(arguments(tmp_path, layers=["sheet", layer])))
+    assert text == f"--layers: the export runs/x gives no {layer}, its maps alone; expected a model folder"
+
+
+def test_what_nobody_sees_is_not_kept(tmp_path, red):
+    write_images(tmp_path)
+    run(arguments(tmp_path, layers=["semantic"]))
+    assert red.wanted_heads == {False}
 
 
 def test_an_image_that_cannot_be_read_is_named(tmp_path, red):
@@ -324,7 +363,7 @@ def test_after_a_kill_the_same_command_goes_on(tmp_path, red, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         run(arguments(tmp_path))
     monkeypatch.undo()
-    monkeypatch.setattr(inference, "Predictor", red)
+    monkeypatch.setattr(predictor, "Predictor", red)
     red.seen.clear()
     # A killed process writes no JSON, and may have written half a line.
     (output / "panoptic.json").unlink()
@@ -360,7 +399,13 @@ def test_another_command_begins_anew(tmp_path, red, monkeypatch):
         run(arguments(tmp_path, **{**same, **changes}))
         return red.seen
 
-    others = [{"instances": "cityscapes"}, {"instances": None}, {"input": str(tmp_path / "copy")}]
+    others = [
+        {"instances": "cityscapes"},
+        {"instances": None},
+        {"input": [str(tmp_path / "copy")]},
+        {"layers": ["semantic"]},
+        {"no_legend": True},
+    ]
     others += [{"model": ["x"]}, {"model": [str(model), "x"]}, {"flip": True}, {"scales": [0.5, 1.0]}]
     for changes in others:
         assert seen_after(lambda: None, **changes) == [5, 6], changes

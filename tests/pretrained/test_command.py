@@ -307,7 +307,7 @@ def test_a_run_starts_from_them_and_goes_on_from_its_own(imported, tmp_path, cap
     assert f"starting from {imported}" in told and "semantic/aspp" in told
     for variable in first.network.variables:
         variable.assign(variable + 1)
-    first.global_step.assign(1)
+    first.state.global_step.assign(1)
     first.save()
     first.store.close()
     assert CheckpointStore(tmp_path / "run" / "checkpoints").steps() == [1]

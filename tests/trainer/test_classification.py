@@ -14,9 +14,10 @@ from PIL import Image
 from deeplab2_lite.checkpoints import CheckpointStore, named_weights
 from deeplab2_lite.cli import main
 from deeplab2_lite.errors import UserError
-from deeplab2_lite.inference import Predictor
+from deeplab2_lite.predictor import Predictor
 from deeplab2_lite.trainer.classification import rank_of_label
 from deeplab2_lite.trainer.experiment import Experiment
+from deeplab2_lite.trainer.training_run import TrainingRun
 
 SETTINGS = (
     "name=stripes,model.tasks=classification,model.backbone={name: mobilenet_v3_small, output_stride: 32},"
@@ -81,16 +82,16 @@ def test_evaluation_repeats_the_figures_at_any_batch_size(run, capsys):
 
 
 def test_an_interrupted_run_goes_on_to_the_same_weights(run, arguments, tmp_path, monkeypatch, capsys):
-    save = Experiment._save_if_due
+    save = TrainingRun._save_if_due
 
     def interrupt_after_step_20(self, outputs):
         save(self, outputs)
-        if self.step == 20:
+        if self._experiment.step == 20:
             raise KeyboardInterrupt
 
     command = [*arguments, "--mode", "train", "--model_dir", str(tmp_path)]
     with monkeypatch.context() as patch:
-        patch.setattr(Experiment, "_save_if_due", interrupt_after_step_20)
+        patch.setattr(TrainingRun, "_save_if_due", interrupt_after_step_20)
         assert main(command) == 130
     assert main(command) == 0
     assert "going on from the checkpoint of step 20" in capsys.readouterr().err

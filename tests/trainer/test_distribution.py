@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import socket
 import time
 import urllib.error
@@ -13,7 +14,7 @@ import tensorflow as tf
 
 from deeplab2_lite.config import RuntimeConfig
 from deeplab2_lite.errors import UserError
-from deeplab2_lite.trainer.distribution import build_strategy, check_batch_size, is_tpu
+from deeplab2_lite.trainer.distribution import build_strategy, check_batch_size, is_chief, is_tpu
 
 CPU = "/job:localhost/replica:0/task:0/device:CPU:0"
 
@@ -105,6 +106,53 @@ def test_devices_that_are_not_there(name):
     )
 
 
+# ---- several processes
+
+CLUSTER = {"worker": ["127.0.0.1:1", "127.0.0.1:2"]}
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{", "TF_CONFIG: Expecting property name"),
+        ("[]", "TF_CONFIG: no object with a 'cluster'; expected JSON with 'cluster' and 'task'"),
+        ({"cluster": CLUSTER}, "TF_CONFIG: expected a cluster of workers and which of them this is, such as "),
+        ({"cluster": CLUSTER, "task": {"type": "worker", "index": 2}}, "TF_CONFIG: expected a cluster of workers"),
+        ({"cluster": CLUSTER, "task": {"type": "ps", "index": 0}}, "TF_CONFIG: expected a cluster of workers"),
+    ],
+)
+def test_a_cluster_that_is_none(monkeypatch, content, message):
+    monkeypatch.setenv("TF_CONFIG", content if isinstance(content, str) else json.dumps(content))
+    assert message_of(RuntimeConfig()).startswith(message)
+    assert message_of(RuntimeConfig(strategy="multi_worker")).startswith(message)
+
+
+def test_a_cluster_has_to_be_there_for_several_workers(monkeypatch):
+    monkeypatch.delenv("TF_CONFIG", raising=False)
+    assert message_of(RuntimeConfig(strategy="multi_worker")).startswith("TF_CONFIG: expected a cluster of workers")
+
+
+def test_a_cluster_of_one_is_no_reason_for_another_strategy(monkeypatch):
+    content = {"cluster": {"worker": ["127.0.0.1:1"]}, "task": {"type": "worker", "index": 0}}
+    monkeypatch.setenv("TF_CONFIG", json.dumps(content))
+    assert isinstance(build_strategy(RuntimeConfig()), tf.distribute.OneDeviceStrategy)
+
+
+@pytest.mark.parametrize(
+    ("cluster", "task", "expected"),
+    [
+        (["worker"], ("worker", 0), True),
+        (["worker"], ("worker", 1), False),
+        (["chief", "worker"], ("chief", 0), True),
+        (["chief", "worker"], ("worker", 0), False),
+    ],
+)
+def test_one_process_is_the_chief(monkeypatch, cluster, task, expected):
+    resolver = SimpleNamespace(cluster_spec=lambda: SimpleNamespace(jobs=cluster), task_type=task[0], task_id=task[1])
+    monkeypatch.setattr("deeplab2_lite.trainer.distribution.has_other_processes", lambda strategy: True)
+    assert is_chief(SimpleNamespace(cluster_resolver=resolver)) is expected
+
+
 # ---- TPU
 
 
@@ -186,3 +234,8 @@ def test_batches_are_shared_evenly():
         with pytest.raises(UserError) as caught:
             check_batch_size("evaluation.batch_size", size, strategy)
         assert str(caught.value) == f"evaluation.batch_size: expected a multiple of the 4 replicas, got {size}"
+    with pytest.raises(UserError) as caught:
+        check_batch_size("train.batch_size", 12, strategy, parts=2)
+    assert str(caught.value) == (
+        "train.batch_size: expected a multiple of the 4 replicas times train.accumulation_steps 2, got 12"
+    )

@@ -18,7 +18,9 @@ import deeplab2_lite as dl
 from deeplab2_lite.checkpoints import CheckpointStore
 from deeplab2_lite.trainer import train
 from deeplab2_lite.trainer.calibration import measure_step
+from deeplab2_lite.trainer.evaluation_runs import evaluate
 from deeplab2_lite.trainer.experiment import Experiment
+from deeplab2_lite.trainer.training_run import TrainingRun
 from deeplab2_lite.visualize import save_image
 
 from .conftest import SMALL
@@ -77,15 +79,15 @@ def test_the_end_names_the_folder_and_three_commands(run, capsys):
 
 def test_the_same_command_goes_on_to_the_same_weights(run, tmp_path, monkeypatch, capsys):
     arguments = ["--mode", "train", "--model_dir", str(tmp_path), "--params_override", SMALL]
-    save = Experiment._save_if_due
+    save = TrainingRun._save_if_due
 
     def interrupt_after_step_4(self, outputs):
         save(self, outputs)
-        if self.step == 4:
+        if self._experiment.step == 4:
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(Experiment, "_save_if_due", interrupt_after_step_4)
+        patch.setattr(TrainingRun, "_save_if_due", interrupt_after_step_4)
         assert train.main(arguments) == 130
     assert CheckpointStore(tmp_path / "checkpoints").latest_step() == 4
     assert train.main(arguments) == 0
@@ -137,13 +139,13 @@ def test_a_budget_is_measured_once_and_trains_as_so_many_steps_do(run, tmp_path,
 
     def interrupt_after_step_4(self, outputs):
         save(self, outputs)
-        if self.step == 4:
+        if self._experiment.step == 4:
             raise KeyboardInterrupt
 
-    save = Experiment._save_if_due
+    save = TrainingRun._save_if_due
     monkeypatch.setattr("deeplab2_lite.trainer.pacing.measure_step", measure)
     with monkeypatch.context() as patch:
-        patch.setattr(Experiment, "_save_if_due", interrupt_after_step_4)
+        patch.setattr(TrainingRun, "_save_if_due", interrupt_after_step_4)
         assert train.main([*arguments, "--budget=6800s"]) == 130
     error = capsys.readouterr().err
     assert "--budget: 1:53:20" in error and "1e+03 s a step: 6 steps" in error
@@ -278,7 +280,7 @@ def compare_export_with_evaluator(config, tmp_path, monkeypatch):
     # Untrained, the network is unsure of every pixel: the least difference would show.
     experiment.save()
     experiment.store.close()
-    experiment.evaluate()
+    evaluate(experiment)
     folder = experiment.export()
     np.savez(tmp_path / "maps.npz", **maps)
     command = [sys.executable, "-c", PLAIN_TENSORFLOW, str(folder), str(tmp_path / "maps.npz")]

@@ -7,7 +7,6 @@ import sys
 from pathlib import Path
 
 import numpy as np
-import orbit
 import pytest
 import tensorflow as tf
 
@@ -17,19 +16,18 @@ from deeplab2_lite.data.record_index import open_records
 from deeplab2_lite.errors import UserError
 from deeplab2_lite.losses import LossTerm
 from deeplab2_lite.model import build_model
-from deeplab2_lite.trainer.loop import CENTER, OFFSET, SEMANTIC, TOTAL, PanopticTrainer, loss_terms
-from deeplab2_lite.trainer.optimization import build_optimizer, optimizer_variables
+from deeplab2_lite.trainer.loop import TOTAL
+from deeplab2_lite.trainer.panoptic import CENTER, OFFSET, SEMANTIC, PanopticTrainer, loss_terms
+from deeplab2_lite.trainer.training_state import TrainingState
 
 
 def make_trainer(config, strategy=None):
     strategy = strategy or tf.distribute.OneDeviceStrategy("/cpu:0")
     info = resolve_dataset_info(config)
     with strategy.scope():
-        network = build_model(config, info.num_classes)
-        step = orbit.utils.create_global_step()
-        optimizer = build_optimizer(config.train.optimizer, config.train.steps, network.trainable_variables)
+        state = TrainingState(build_model(config, info.num_classes), config.train, config.train.steps)
     index = open_records(config.data.dir, config.data.train_split)
-    return PanopticTrainer(config, info, index, strategy, network, optimizer, step), network, optimizer, step
+    return PanopticTrainer(config, info, index, strategy, state), state
 
 
 def values(variables):
@@ -41,11 +39,11 @@ def test_loss_falls_and_parts_add_up(config):
         config.train.optimizer, name="adam", options={"beta_1": 0.8}, learning_rate=3e-3, power=0.0
     )
     config = dataclasses.replace(config, train=dataclasses.replace(config.train, optimizer=optimizer, steps=100))
-    trainer, _, _, step = make_trainer(config)
+    trainer, state = make_trainer(config)
     first = trainer.train(tf.constant(2))
     trainer.train(tf.constant(16))
     last = trainer.train(tf.constant(2))
-    assert step.numpy() == 20
+    assert state.step == 20
     assert last[f"losses/train_{TOTAL}"] < 0.7 * first[f"losses/train_{TOTAL}"]
     parts = sum(last[f"losses/train_{name}"] for name in (SEMANTIC, CENTER, OFFSET))
     assert last[f"losses/train_{TOTAL}"] == pytest.approx(parts, rel=1e-5)
@@ -53,23 +51,22 @@ def test_loss_falls_and_parts_add_up(config):
 
 
 def test_a_loss_that_is_not_finite_changes_nothing_and_names_the_records(config, monkeypatch):
-    trainer, network, optimizer, step = make_trainer(config)
+    trainer, state = make_trainer(config)
     trainer.train(tf.constant(1))
-    state = [*network.variables, *optimizer_variables(optimizer)]
-    before = values(state)
+    before = values(state.variables())
 
     def broken(*arguments):
         terms = loss_terms(*arguments)
         term = terms[OFFSET].term
         return {**terms, OFFSET: terms[OFFSET]._replace(term=LossTerm(term.numerator * np.nan, term.denominator))}
 
-    monkeypatch.setattr("deeplab2_lite.trainer.loop.loss_terms", broken)
+    monkeypatch.setattr("deeplab2_lite.trainer.panoptic.loss_terms", broken)
     trainer._train_loop_fn = None
     # Further steps of the same loop must not train either.
     with pytest.raises(UserError) as raised:
         trainer.train(tf.constant(3))
-    assert step.numpy() == 1
-    for old, new in zip(before, values(state), strict=True):
+    assert state.step == 1
+    for old, new in zip(before, values(state.variables()), strict=True):
         np.testing.assert_array_equal(old, new)
     message = str(raised.value)
     assert message.startswith("step 1: the loss or its gradient is not finite")
@@ -93,7 +90,8 @@ def test_clipping_scales_the_gradient_of_the_whole_batch(config):
             config.train.optimizer, name="sgd", options={"momentum": 0.0}, learning_rate=1.0, clip_global_norm=clip
         )
         changed = dataclasses.replace(config, train=dataclasses.replace(config.train, optimizer=optimizer))
-        trainer, network, _, _ = make_trainer(changed)
+        trainer, state = make_trainer(changed)
+        network = state.network
         before = values(network.trainable_variables)
         trainer.train(tf.constant(1))
         return np.concatenate([
@@ -119,7 +117,8 @@ from tests_trainer_test_loop import make_trainer
 config = load_config(sys.argv[1])
 weights = []
 for strategy in (tf.distribute.OneDeviceStrategy("/cpu:0"), tf.distribute.MirroredStrategy(["/cpu:0", "/cpu:1"])):
-    trainer, network, _, _ = make_trainer(config, strategy)
+    trainer, state = make_trainer(config, strategy)
+    network = state.network
     before = {k: np.array(tf.convert_to_tensor(v)) for k, v in named_weights(network).items()}
     outputs = trainer.train(tf.constant(3))
     print(strategy.num_replicas_in_sync, outputs)

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deeplab2_lite.trainer.loop import steps_until
-from deeplab2_lite.trainer.progress import Progress, format_seconds
+from deeplab2_lite.trainer.progress import INPUT_SECONDS, Progress, format_seconds
 
 LOSSES = {
     "losses/train_total_loss": 3.14159,
@@ -28,16 +28,17 @@ class Run:
 
     def __init__(self, monkeypatch, last_step=100, batch_size=8, first_step=0, stream=None):
         self.now = 1000.0
+        self.blocked = 0.0
         monkeypatch.setattr(time, "monotonic", lambda: self.now)
         self.step = np.array(first_step)
         self.stream = stream or io.StringIO()
         step = SimpleNamespace(numpy=lambda: self.step)
-        self.progress = Progress(step, last_step, batch_size, self.stream)
+        self.progress = Progress(step, last_step, batch_size, lambda: self.blocked, self.stream)
 
-    def loop(self, seconds, steps):
+    def loop(self, seconds, steps, waited=0.0):
         self.now += seconds
         self.step = self.step + steps
-        self.progress(LOSSES)
+        self.progress({**LOSSES, INPUT_SECONDS: waited})
 
     def lines(self):
         return self.stream.getvalue().splitlines()
@@ -49,6 +50,20 @@ def test_lines_tell_losses_rate_and_time_left(monkeypatch):
     assert run.stream.getvalue() == f"step 10/100  {TEXT}  20.0 images/s  0:36 left\n"
     run.loop(20.0, 10)
     assert run.lines()[1] == f"step 20/100  {TEXT}  4.0 images/s  2:40 left"
+
+
+def test_lines_tell_what_training_waited_for(monkeypatch):
+    run = Run(monkeypatch)
+    run.loop(4.0, 10, waited=1.0)
+    run.blocked = 3.0
+    run.loop(10.0, 5, waited=2.0)
+    run.loop(10.0, 5, waited=0.01)
+    run.loop(20.0, 10)
+    lines = run.lines()
+    assert "  20.0 images/s (waits: input 25 %)  0:36 left" in lines[0]
+    # Of the time since the line before, and its share in it.
+    assert "  4.0 images/s (waits: input 10 %, checkpoint 15 %)  " in lines[1]
+    assert "images/s  " in lines[2]
 
 
 def test_a_line_each_fifteen_seconds_and_at_both_ends(monkeypatch):
@@ -186,3 +201,8 @@ def test_loops_never_pass_what_is_due(boundaries, steps_per_loop, first, length)
 
 def test_beyond_the_end_a_loop_still_has_a_step():
     assert steps_until([10], 5, 100)(100) == 1
+
+
+def test_loops_end_at_single_steps_too():
+    steps = steps_until([10], 8, 100, once=(3, 14))
+    assert [steps(current) for current in (0, 2, 3, 10, 14)] == [3, 1, 7, 4, 6]

@@ -43,7 +43,7 @@ def test_losses_and_state_are_those_of_tensorflow(tmp_path: Path) -> None:
     assert iterations.dtype == np.int64 and iterations == STEPS
     # Batch statistics and weights moved, and to the same values.
     found = {name.split("/", 1)[1]: value for name, value in state.items()}
-    for variable in step.network.variables:
+    for variable in step.state.network.variables:
         name = variable.name.removesuffix(":0")
         np.testing.assert_allclose(found[name], variable.numpy(), atol=5e-3, err_msg=name)
 

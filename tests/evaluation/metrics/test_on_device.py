@@ -18,6 +18,7 @@ from deeplab2_lite.errors import UserError
 from deeplab2_lite.evaluation import MeanIoU
 from deeplab2_lite.evaluation.evaluate import Evaluation, ImagePrediction
 from deeplab2_lite.evaluation.metrics.on_device import confusion_on_device
+from deeplab2_lite.trainer.evaluation_runs import evaluate
 from deeplab2_lite.trainer.evaluator import PanopticEvaluator
 from deeplab2_lite.trainer.experiment import Experiment
 
@@ -135,7 +136,7 @@ def test_the_evaluator_in_training_reads_no_map_it_does_not_need(records, tmp_pa
     metrics = []
     for needs_maps in (False, True):
         monkeypatch.setattr(Evaluation, "needs_semantic_maps", property(lambda self, value=needs_maps: value))
-        experiment.evaluate()
+        evaluate(experiment)
         metrics.append(json.loads((tmp_path / "metrics.json").read_text()))
     assert metrics[0] == metrics[1] and metrics[0]["num_images"] == 3
     (small, names), (large, other_names) = seen[0], seen[-1]
