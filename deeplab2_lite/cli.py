@@ -23,6 +23,10 @@ _COMMANDS = {
     "demo": ("deeplab2_lite.evaluation.demo.command", "show a model at work on a web page of this machine"),
     "submit": ("deeplab2_lite.evaluation.submission.command", "make or check files that the benchmark servers take"),
     "import-weights": ("deeplab2_lite.pretrained_command", "read weights of other code bases to train on from"),
+    "export": (
+        "deeplab2_lite.evaluation.export_command",
+        "convert a trained model to ONNX, OpenVINO, LiteRT, StableHLO or a SavedModel, and compare it there",
+    ),
     "complexity": (
         "deeplab2_lite.complexity.command",
         "count parameters, multiply-adds and activation memory of a network, or of the paper's tables",

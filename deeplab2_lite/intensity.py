@@ -6,6 +6,7 @@ percentiles of an image's own levels say what is dark in it and what is bright.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import tensorflow as tf
@@ -30,7 +31,7 @@ def stretch_intensity(images: tf.Tensor, percentiles: tuple[float, float], sizes
     Returns:
         Whole levels 0..255 of the shape and type of `images`.
     """
-    batch, height, width = tf.unstack(tf.shape(images)[:3])
+    batch, height, width = (_side(images, axis) for axis in range(3))
     # One table for all images: each has its own stretch of it.
     first_entry = _LEVELS * tf.range(batch)[:, tf.newaxis, tf.newaxis, tf.newaxis]
 
@@ -44,9 +45,11 @@ def stretch_intensity(images: tf.Tensor, percentiles: tuple[float, float], sizes
     def look_up(levels: tf.Tensor, _: tf.Tensor) -> tf.Tensor:
         return tf.gather(table, levels + first_entry)
 
-    entries = tf.TensorSpec([None], tf.int32)
+    entries = tf.TensorSpec([None if tf.is_tensor(batch) else batch * _LEVELS], tf.int32)
     histogram = tf.reshape(tf.reduce_sum(_map_rows(count, images, entries), axis=0), tf.stack([batch, _LEVELS]))
-    table = tf.cast(tf.reshape(_stretched_levels(histogram, percentiles), [-1]), images.dtype)
+    is_static = sizes is None and images.shape[1:].is_fully_defined()
+    counted = images.shape[1:].num_elements() if is_static else None
+    table = tf.cast(tf.reshape(_stretched_levels(histogram, percentiles, counted), [-1]), images.dtype)
     pieces = _map_rows(
         look_up, images, tf.TensorSpec([images.shape[0], _ROWS, images.shape[2], images.shape[3]], images.dtype)
     )
@@ -54,17 +57,23 @@ def stretch_intensity(images: tf.Tensor, percentiles: tuple[float, float], sizes
     return tf.ensure_shape(joined[:, :height], images.shape)
 
 
-def _stretched_levels(histogram: tf.Tensor, percentiles: tuple[float, float]) -> tf.Tensor:
-    """Returns what each level becomes, int32 [batch, levels]."""
+def _stretched_levels(histogram: tf.Tensor, percentiles: tuple[float, float], counted: int | None) -> tf.Tensor:
+    """Returns what each level becomes, int32 [batch, levels]; `counted` values of each image, None if they differ."""
     cumulative = tf.cumsum(histogram, axis=1)
-    count = tf.cast(cumulative[:, -1:], tf.float64)
-    # At least one value, so that percentile 0 is the lowest level that occurs.
-    ranks = (tf.maximum(tf.cast(tf.math.ceil(count * (p / 100)), tf.int32), 1) for p in percentiles)
+    ranks = (_rank(cumulative[:, -1:] if counted is None else counted, p) for p in percentiles)
     low, high = (tf.reduce_sum(tf.cast(cumulative < rank, tf.int32), axis=1, keepdims=True) for rank in ranks)
     width = tf.maximum(high - low, 1)
     # Rounded half up in whole numbers, so that it is the same everywhere.
     stretched = (2 * (_LEVELS - 1) * (tf.range(_LEVELS) - low) + width) // (2 * width)
     return tf.clip_by_value(stretched, 0, _LEVELS - 1)
+
+
+def _rank(count: int | tf.Tensor, percentile: float) -> int | tf.Tensor:
+    # At least one value, so that percentile 0 is the lowest level that occurs.
+    if not tf.is_tensor(count):
+        # Not in the graph: LiteRT has no float64.
+        return max(math.ceil(count * (percentile / 100)), 1)
+    return tf.maximum(tf.cast(tf.math.ceil(tf.cast(count, tf.float64) * (percentile / 100)), tf.int32), 1)
 
 
 def _map_rows(
@@ -74,7 +83,7 @@ def _map_rows(
 
     Numbers go on beyond the image, where the last row is repeated: so that all pieces have one shape.
     """
-    height = tf.shape(images)[1]
+    height = _side(images, 1)
 
     def piece(first: tf.Tensor) -> tf.Tensor:
         rows = first + tf.range(_ROWS)
@@ -84,3 +93,8 @@ def _map_rows(
         return compute(tf.cast(values, tf.int32), rows)
 
     return tf.map_fn(piece, tf.range(0, height, _ROWS), fn_output_signature=signature)
+
+
+def _side(images: tf.Tensor, axis: int) -> int | tf.Tensor:
+    static = images.shape[axis]
+    return tf.shape(images)[axis] if static is None else static

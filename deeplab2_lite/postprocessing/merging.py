@@ -133,5 +133,6 @@ def _first_argmax(votes: tf.Tensor) -> tf.Tensor:
 
 def _number(class_id: tf.Tensor, present: tf.Tensor, num_classes: int) -> tf.Tensor:
     """Counts from 1, for each present row, the present rows of its class down to it."""
-    member = tf.one_hot(tf.where(present, class_id, -1), num_classes, dtype=tf.int32)
+    # tf.one_hot of integers does not convert to ONNX.
+    member = tf.cast(tf.where(present, class_id, -1)[..., tf.newaxis] == tf.range(num_classes), tf.int32)
     return tf.reduce_sum(member * tf.cumsum(member, axis=1), axis=-1)
