@@ -91,7 +91,7 @@ def export_step(config: ExperimentConfig, info: DatasetInfo, folder: Path) -> Pa
     """
     step = build_step(config, info)
     with atomic_folder(folder) as temporary:
-        details = convert_function(step.function, step.inputs, temporary)
+        details = convert_function(step.function, step.inputs, temporary, step.state.variables())
         write_manifest(temporary, {"format": "stablehlo", "program": "training step", **details})
     return folder
 

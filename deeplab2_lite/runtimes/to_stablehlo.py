@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -44,19 +45,22 @@ def convert(program: Program, folder: Path) -> dict[str, Any]:
     return convert_function(program.function, [program.input], folder)
 
 
-def convert_function(function: Any, inputs: list[tf.TensorSpec], folder: Path) -> dict[str, Any]:
+def convert_function(
+    function: Any, inputs: list[tf.TensorSpec], folder: Path, variables: Sequence[tf.Variable] = ()
+) -> dict[str, Any]:
     """Writes a function of static shape, which may update variables.
 
     Args:
         function: A `tf.function(jit_compile=True)` that gives a dictionary of tensors.
         inputs: What it takes, each with a name.
         folder: As for `convert`.
+        variables: Those that it uses within conditions alone: its graph does not list them.
 
     Returns:
         As `convert`.
     """
     concrete = function.get_concrete_function(*inputs)
-    weights = _captured(concrete)
+    weights = _captured(concrete, variables)
     intermediate = function.experimental_get_compiler_ir(*inputs)
     header = intermediate(stage="hlo").split("\n", 1)[0]
     (folder / MODULE).write_bytes(_portable(intermediate(stage="hlo_serialized")))
@@ -97,9 +101,9 @@ def load(folder: Path, threads: int | None = None) -> Runner:
     return run
 
 
-def _captured(concrete: Any) -> dict[str, np.ndarray]:
+def _captured(concrete: Any, more: Sequence[tf.Variable]) -> dict[str, np.ndarray]:
     """The values of variables and constants that a graph captured, in the order in which XLA takes them."""
-    variables = {id(variable.handle): variable for variable in concrete.graph.variables}
+    variables = {id(variable.handle): variable for variable in (*concrete.graph.variables, *more)}
     captured = {}
     for number, tensor in enumerate(concrete.captured_inputs):
         variable = variables.get(id(tensor))

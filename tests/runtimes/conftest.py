@@ -11,6 +11,8 @@ from deeplab2_lite.config_loading import load_config, resolve_dataset_info, save
 from deeplab2_lite.data.shapes import generate_scene
 from deeplab2_lite.loading import CHECKPOINTS, CONFIG_FILE, TrainedModel, load_model_dir
 
+from ..trainer.tiny import tiny_network
+
 SIZE = (65, 97)
 # Random weights give a heatmap round 0: a low threshold makes centres of its waves.
 SMALL = (
@@ -37,9 +39,13 @@ def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="session")
-def model(model_dir: Path) -> TrainedModel:
-    return load_model_dir(model_dir)
+@pytest.fixture(scope="session", params=["few_layers", pytest.param("mobilenet_v3_small", marks=pytest.mark.slow)])
+def model(request: pytest.FixtureRequest) -> TrainedModel:
+    if request.param == "mobilenet_v3_small":
+        return load_model_dir(request.getfixturevalue("model_dir"))
+    config = load_config("shapes/mobilenet_v3_small", SMALL)
+    info = resolve_dataset_info(config)
+    return TrainedModel(tiny_network(config, info.num_classes), config, info, 0)
 
 
 @pytest.fixture(scope="session")
