@@ -121,7 +121,7 @@ def export_saved_model(network: keras.Model, config: ExperimentConfig, info: Dat
     `serving_bytes` takes `image_bytes`, encoded images [batch] of one size; `serving_examples` takes `examples`,
     serialized tf.train.Example [batch] with `image/encoded`, of one size, too. All give what `config.export.outputs`
     names: by default `panoptic_pred`, `semantic_pred`, `instance_pred`, int32 [batch, height, width], and the table of
-    instances as `instance_*` [batch, top_k, ...]. They refuse what is no image, or larger than `config.export.max_side`.
+    instances as `instance_*` [batch, top_k, ...]. They refuse what is no image or larger than `config.export.max_side`.
     Label space (`dataset_info.yaml`, `labels.json`) and configuration travel in the assets.
 
     Args:
