@@ -4,8 +4,8 @@
     python examples/serving_client.py street.jpg --model cityscapes --output street.png --rest --server localhost:8501
 
 The model is exported with `panoptic_png_bytes` among `export.outputs` (docs/serving.md). The PNG holds panoptic ids as
-R + 256 G + 65536 B; `--labels` (assets/labels.json of the export) says what is in the image, segment by segment. Of this
-library, nothing is needed here: REST takes numpy and Pillow, gRPC tensorflow-serving-api besides.
+R + 256 G + 65536 B; `--labels` (assets/labels.json of the export) says what is in the image, segment by segment.
+Nothing of this library is needed here: REST takes numpy and Pillow, gRPC tensorflow-serving-api besides.
 """
 
 from __future__ import annotations

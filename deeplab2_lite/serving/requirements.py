@@ -17,8 +17,15 @@ def check_packages(config: ExportConfig) -> None:
     Raises:
         UserError: Warm-up requests are asked for, and nothing is there to write them.
     """
-    if config.warmup_sizes and importlib.util.find_spec("tensorflow_serving") is None:
+    if config.warmup_sizes and not _is_installed("tensorflow_serving"):
         raise UserError(
             "export.warmup_sizes: needs tensorflow-serving-api, which is not installed; "
             "pip install 'deeplab2_lite[serving]'"
         )
+
+
+def _is_installed(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ValueError:  # Something stands in its place in sys.modules.
+        return False

@@ -1,4 +1,7 @@
-"""A small network that says something of every image, exported once as it is and once frozen."""
+"""A network of few layers that says something of every image, exported once as it is and once frozen.
+
+Networks of backbones are exported in tests/trainer and tests/runtimes, and folded in test_folding.py.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 import tensorflow as tf
+import tf_keras as keras
 from tensorflow.core.protobuf.meta_graph_pb2 import MetaGraphDef
 from tensorflow.core.protobuf.saved_model_pb2 import SavedModel
 
@@ -19,7 +23,6 @@ from deeplab2_lite.data.shapes import generate_scene
 from deeplab2_lite.dataset_info import DatasetInfo
 from deeplab2_lite.export import export_saved_model
 from deeplab2_lite.inference import InferenceSettings, inference_function
-from deeplab2_lite.model import PanopticDeepLab, build_model
 
 MAX_SIDE = 200
 # Random weights give a heatmap round 0: a low threshold makes centres of its waves.
@@ -35,7 +38,7 @@ SMALL = (
 class Trained(NamedTuple):
     """What is exported, and the map that it must give."""
 
-    network: PanopticDeepLab
+    network: keras.Model
     config: ExperimentConfig
     info: DatasetInfo
     panoptic: Callable[[np.ndarray], np.ndarray]
@@ -61,11 +64,24 @@ def with_trained_statistics(network: tf.Module, seed: int = 0) -> None:
             variable.assign(random.normal(0, 0.1, shape))
 
 
+def _network(num_classes: int) -> keras.Model:
+    layers = keras.layers
+    images = keras.Input((None, None, 3), name="images")
+    features = layers.Rescaling(1 / 127.5, -1)(images)
+    for number in range(2):
+        features = layers.Conv2D(16, 3, 2, "same", use_bias=False, name=f"conv{number}")(features)
+        features = layers.ReLU()(layers.BatchNormalization(name=f"conv{number}/bn")(features))
+    features = layers.DepthwiseConv2D(5, padding="same", dilation_rate=3, use_bias=False, name="wide")(features)
+    features = layers.BatchNormalization(name="wide/bn")(features)
+    channels = {"semantic_logits": num_classes, "center_heatmap": 1, "center_offset": 2}
+    return keras.Model(images, {name: layers.Conv2D(count, 1, name=name)(features) for name, count in channels.items()})
+
+
 @pytest.fixture(scope="session")
 def trained() -> Trained:
     config = load_config("shapes/mobilenet_v3_small", SMALL)
     info = resolve_dataset_info(config)
-    network = build_model(config)
+    network = _network(info.num_classes)
     with_trained_statistics(network)
     run = inference_function(network, InferenceSettings.from_config(config, info))
     return Trained(network, config, info, lambda image: run(tf.constant(image[None]))[0].panoptic[0].numpy())
@@ -77,6 +93,16 @@ def served(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return trained.export(
         tmp_path_factory.mktemp("served") / "1", outputs=("panoptic_pred", "panoptic_png_bytes", "semantic_png_bytes")
     )
+
+
+@pytest.fixture(scope="session")
+def served_model(served: Path):
+    pytest.importorskip("tensorflow_serving")
+    from .served_model import ServedModel
+
+    model = ServedModel(served, "shapes")
+    yield model
+    model.close()
 
 
 @pytest.fixture(scope="session")

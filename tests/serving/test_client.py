@@ -15,18 +15,15 @@ pytest.importorskip("tensorflow_serving")
 
 from .conftest import Trained
 from .encoding import encode
-from .served_model import ServedModel
 from .servers import grpc_server, rest_server
 
 CLIENT = Path(__file__).parents[2] / "examples" / "serving_client.py"
 
 
 @pytest.fixture(scope="module")
-def addresses(served: Path):
-    model = ServedModel(served, "shapes")
-    with grpc_server(model) as by_grpc, rest_server(model) as by_rest:
+def addresses(served_model):
+    with grpc_server(served_model) as by_grpc, rest_server(served_model) as by_rest:
         yield {"grpc": ["--server", by_grpc], "rest": ["--rest", "--server", by_rest]}
-    model.close()
 
 
 def _run(words: list[str], monkeypatch: pytest.MonkeyPatch) -> int:

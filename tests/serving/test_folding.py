@@ -20,7 +20,6 @@ from .conftest import SMALL, Trained, meta_graph_of, with_trained_statistics
 NORMS = ("FusedBatchNorm", "FusedBatchNormV2", "FusedBatchNormV3", "Rsqrt")
 CONVOLUTIONS = (keras.layers.Conv2D, keras.layers.DepthwiseConv2D)
 NO_SKIPS = "model.decoder.skip_strides=[],model.semantic.projection_channels=[],model.instance.projection_channels=[]"
-VARIABLES = ("VarHandleOp", "ReadVariableOp", "VariableV2")
 
 
 def _operations(saved_model: Path) -> Counter:
@@ -38,12 +37,12 @@ def _largest_difference(network, other, shape: tuple[int, ...] = (2, 65, 97, 3))
 
 def test_frozen_saved_models_have_neither_norms_nor_variables(served: Path, frozen: Path) -> None:
     before, after = _operations(served), _operations(frozen)
-    assert before["FusedBatchNormV3"] > 30 and before["ReadVariableOp"] > 100
-    assert [after[name] for name in (*NORMS, *VARIABLES)] == [0] * (len(NORMS) + len(VARIABLES))
-    # All signatures share one copy of the weights.
-    assert (frozen / "saved_model.pb").stat().st_size < 1.5 * sum(
-        path.stat().st_size for path in (served / "variables").iterdir()
-    ) + (served / "saved_model.pb").stat().st_size
+    assert before["FusedBatchNormV3"] >= 3 and before["ReadVariableOp"] > 15
+    assert [after[name] for name in NORMS] == [0] * len(NORMS)
+    # What is left are the paths of the assets.
+    assert after["VarHandleOp"] == after["ReadVariableOp"] == len(list((frozen / "assets").iterdir()))
+    # All signatures share the weights.
+    assert after["DepthwiseConv2dNative"] == 1
 
 
 def test_frozen_saved_models_give_the_same(trained: Trained, frozen: Path, scenes) -> None:

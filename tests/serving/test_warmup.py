@@ -16,20 +16,17 @@ from deeplab2_lite.serving.warmup import write_warmup_requests
 from .conftest import SMALL, Trained
 
 
-def test_records_run_on_the_signatures(served: Path, tmp_path: Path) -> None:
-    pytest.importorskip("tensorflow_serving")
+def test_records_run_on_the_signatures(served_model, tmp_path: Path) -> None:
     from tensorflow_serving.apis import prediction_log_pb2
-
-    from .served_model import ServedModel
 
     file = write_warmup_requests(tmp_path, [(65, 97)], "shapes")
     assert file == tmp_path / "assets.extra" / "tf_serving_warmup_requests"
     assert file.stat().st_size < 10_000
-    model, seen = ServedModel(served, "shapes"), []
+    seen = []
     for record in tf.data.TFRecordDataset(str(file)).as_numpy_iterator():
         log = prediction_log_pb2.PredictionLog.FromString(record)
         assert log.WhichOneof("log_type") == "predict_log"
-        answer = model.predict(log.predict_log.request)
+        answer = served_model.predict(log.predict_log.request)
         shape = tf.make_ndarray(answer.outputs["panoptic_pred"]).shape
         seen.append((log.predict_log.request.model_spec.signature_name, shape))
     signatures = ("serving_default", "serving_bytes", "serving_examples")
@@ -53,17 +50,14 @@ def test_settings_are_checked(setting: str, message: str) -> None:
 
 
 def test_a_classifier_is_not_exported() -> None:
-    with pytest.raises(UserError, match="export: has no meaning for model.tasks classification; leave it out"):
+    with pytest.raises(UserError, match=r"export: has no meaning for model\.tasks classification"):
         load_config("imagenet/resnet50_beta", "export.frozen=true")
 
 
 def test_a_missing_package_is_said_at_once(
     trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    real = importlib.util.find_spec
-    monkeypatch.setattr(
-        importlib.util, "find_spec", lambda name, *a: None if name == "tensorflow_serving" else real(name)
-    )
+    # What is None there cannot be imported.
     monkeypatch.setitem(sys.modules, "tensorflow_serving", None)
     text = "export.warmup_sizes: needs tensorflow-serving-api, which is not installed"
     with pytest.raises(UserError, match=text):
