@@ -23,7 +23,7 @@ from deeplab2_lite.serving.encoded_images import decode_images
 from deeplab2_lite.serving.freezing import freeze
 from deeplab2_lite.serving.labels import save_labels
 from deeplab2_lite.serving.outputs import select_outputs
-from deeplab2_lite.serving.requests import checked_images
+from deeplab2_lite.serving.requests import checked_images, checked_list
 from deeplab2_lite.serving.requirements import check_packages
 from deeplab2_lite.serving.warmup import write_warmup_requests
 
@@ -62,13 +62,14 @@ class InferenceModule(tf.Module):
     @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="image_bytes")])
     def serve_bytes(self, image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
         """Segments encoded images [batch], as `decode_images` takes them; the images of one batch have one size."""
+        image_bytes = checked_list(image_bytes, "image_bytes")
         return self.serve_images(decode_images(image_bytes, self._export.max_side, "image_bytes"))
 
     @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="examples")])
     def serve_examples(self, examples: tf.Tensor) -> dict[str, tf.Tensor]:
         """Segments the images of records, serialized tf.train.Example [batch]; likewise of one size."""
         features = {ENCODED_IMAGE: tf.io.FixedLenFeature([], tf.string)}
-        encoded = tf.io.parse_example(examples, features)[ENCODED_IMAGE]
+        encoded = tf.io.parse_example(checked_list(examples, "examples"), features)[ENCODED_IMAGE]
         return self.serve_images(decode_images(encoded, self._export.max_side, ENCODED_IMAGE))
 
 

@@ -33,13 +33,12 @@ def checked_images(images: tf.Tensor, max_side: int | None) -> tf.Tensor:
     Returns:
         The same.
     """
-    shape = _shape_at_run_time(images)
-    text = tf.strings.join(["[", tf.strings.reduce_join(tf.strings.as_string(shape), separator=", "), "]"])
-    expected = "images: expected uint8 [batch, height, width, 3], got "
-    with tf.control_dependencies([refuse_unless(tf.equal(tf.size(shape), 4), expected, text)]):
-        batch, height, width, channels = tf.unstack(tf.ensure_shape(shape, [4]))
+    shape, text = _shape_at_run_time(images)
+    # As many numbers as are needed, whatever comes.
+    batch, height, width, channels = tf.unstack(tf.concat([shape, tf.zeros([4], tf.int32)], 0)[:4], num=4)
+    is_batch = tf.equal(tf.size(shape), 4) & tf.equal(channels, 3)
     checks = [
-        refuse_unless(tf.equal(channels, 3), expected, text),
+        refuse_unless(is_batch, "images: expected uint8 [batch, height, width, 3], got ", text),
         refuse_unless(batch > 0, "images: an empty batch; expected at least one image"),
         refuse_unless(tf.minimum(height, width) > 0, "images: an image without pixels, ", text),
     ]
@@ -47,6 +46,22 @@ def checked_images(images: tf.Tensor, max_side: int | None) -> tf.Tensor:
         checks.append(_refuse_larger("images", height, width, max_side))
     with tf.control_dependencies(checks):
         return tf.identity(images)
+
+
+def checked_list(values: tf.Tensor, what: str) -> tf.Tensor:
+    """Passes on a batch of strings, unless it is of another rank.
+
+    Args:
+        values: string [batch].
+        what: Name of the input, for messages.
+
+    Returns:
+        The same.
+    """
+    shape, text = _shape_at_run_time(values)
+    check = refuse_unless(tf.equal(tf.size(shape), 1), what, ": expected strings [batch], got ", text)
+    with tf.control_dependencies([check]):
+        return tf.identity(values)
 
 
 def checked_size(size: tf.Tensor, max_side: int | None, name: str | tf.Tensor) -> tf.Tensor:
@@ -103,7 +118,9 @@ def _text(part: str | tf.Tensor) -> str | tf.Tensor:
     return part if isinstance(part, str) or part.dtype == tf.string else tf.strings.as_string(part)
 
 
-def _shape_at_run_time(tensor: tf.Tensor) -> tf.Tensor:
+def _shape_at_run_time(tensor: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """Returns a shape, and its text."""
     # A signature's shape is a promise that servers do not keep. Behind this operation neither tracing nor TensorFlow's
     # optimizer takes it for granted.
-    return tf.shape(tf.raw_ops.PlaceholderWithDefault(input=tensor, shape=tf.TensorShape(None)))
+    shape = tf.shape(tf.raw_ops.PlaceholderWithDefault(input=tensor, shape=tf.TensorShape(None)))
+    return shape, tf.strings.join(["[", tf.strings.reduce_join(tf.strings.as_string(shape), separator=", "), "]"])
