@@ -50,7 +50,7 @@ def measure_runtime(
     from deeplab2_lite.data.images import read_rgb
     from deeplab2_lite.data.shapes import generate_scene
     from deeplab2_lite.evaluation.export_command import resized
-    from deeplab2_lite.evaluation.predict import find_images
+    from deeplab2_lite.evaluation.inputs import find_images
     from deeplab2_lite.loading import load_model_dir
     from deeplab2_lite.runtimes.comparing import compare
     from deeplab2_lite.runtimes.exporting import export, load_export

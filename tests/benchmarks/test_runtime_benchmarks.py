@@ -65,3 +65,11 @@ def test_runtime_row(benchmark_module, tmp_path: Path) -> None:
     row = runtimes.measure_runtime("saved_model", model, (65, 97), None, runs=1, most_images=1)
     assert row["ms"] > 0 and row["megabytes"] > 0 and row["equal_pixels"] == 1
     assert set(row) <= set(runtimes.COLUMNS)
+
+
+@pytest.mark.slow
+def test_frozen_beside_unfolded(benchmark_module) -> None:
+    serving = benchmark_module("serving")
+    rows, ratio = serving.measure_both("shapes/mobilenet_v3_small", (65, 97), runs=2, c_program=True)
+    assert list(rows) == ["as it is", "frozen"] and ratio > 0
+    assert all(set(row) == set(serving.COLUMNS) and min(row.values()) > 0 for row in rows.values())
