@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 from libtensorflow import compile_program
-from measure import compare
+from measure import Ratio, compare
 
 from deeplab2_lite.config_loading import load_config, resolve_dataset_info
 from deeplab2_lite.data.shapes import generate_scene
@@ -26,7 +26,6 @@ from deeplab2_lite.export import export_saved_model
 from deeplab2_lite.model import build_model
 
 SOURCE = Path(__file__).parents[1] / "tests" / "serving" / "predict.c"
-COLUMNS = ("python_ms", "c_ms")
 
 
 def export_both(experiment: str, folder: Path) -> dict[str, Path]:
@@ -41,29 +40,24 @@ def export_both(experiment: str, folder: Path) -> dict[str, Path]:
     return paths
 
 
-def measure_both(
-    experiment: str, size: tuple[int, int], runs: int, c_program: bool
-) -> tuple[dict[str, dict[str, float]], float]:
-    """Returns times by SavedModel and column, and the median ratio of frozen to unfolded, pair by pair."""
-    image = generate_scene(0, "benchmark", 0, *size)[0]
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(temporary)
-        paths = export_both(experiment, folder)
-        rows: dict[str, dict[str, float]] = {name: {} for name in paths}
-        models = [tf.saved_model.load(str(path)) for path in paths.values()]
-        images = tf.constant(image[None])
-        contenders = [lambda model=model: model.signatures["serving_default"](images=images) for model in models]
-        *times, ratio = compare(*contenders, runs=runs)
-        for row, milliseconds in zip(rows.values(), times, strict=True):
-            row["python_ms"] = milliseconds
-        if c_program:
-            program, pixels = compile_program(SOURCE, folder / "predict"), folder / "image.rgb"
-            pixels.write_bytes(np.ascontiguousarray(image).tobytes())
-            for name, path in paths.items():
-                words = [program, path, "pixels", pixels, folder / "map", *size, runs]
-                done = subprocess.run(list(map(str, words)), capture_output=True, text=True, check=True)
-                rows[name]["c_ms"] = float(re.match(r"([\d.]+) ms", done.stdout)[1])
-    return rows, ratio
+def compare_both(paths: dict[str, Path], image: np.ndarray, runs: int) -> Ratio:
+    """Runs both in turn, and returns milliseconds and the median ratio of the second to the first, pair by pair."""
+    models = [tf.saved_model.load(str(path)) for path in paths.values()]
+    images = tf.constant(image[None])
+    first, second = (lambda model=model: model.signatures["serving_default"](images=images) for model in models)
+    return compare(first, second, runs=runs)
+
+
+def measure_c_program(paths: dict[str, Path], image: np.ndarray, runs: int, folder: Path) -> dict[str, float]:
+    """Returns milliseconds by SavedModel, each in a process of its own."""
+    program, pixels = compile_program(SOURCE, folder / "predict"), folder / "image.rgb"
+    pixels.write_bytes(np.ascontiguousarray(image).tobytes())
+    times = {}
+    for name, path in paths.items():
+        words = [program, path, "pixels", pixels, folder / "map", *image.shape[:2], runs]
+        done = subprocess.run(list(map(str, words)), capture_output=True, text=True, check=True)
+        times[name] = float(re.match(r"([\d.]+) ms", done.stdout)[1])
+    return times
 
 
 def main() -> None:
@@ -73,12 +67,15 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=7)
     parser.add_argument("--c_program", action="store_true")
     arguments = parser.parse_args()
-    height, width = map(int, arguments.input_size.split("x"))
-    rows, ratio = measure_both(arguments.experiment, (height, width), arguments.runs, arguments.c_program)
-    print(" | ".join(("saved_model", *COLUMNS)))
-    for name, row in rows.items():
-        print(" | ".join((name, *(f"{row[key]:.0f}" if key in row else "" for key in COLUMNS))))
-    print(f"frozen takes {ratio:.3f} of the time, median of {arguments.runs} pairs")
+    image = generate_scene(0, "benchmark", 0, *map(int, arguments.input_size.split("x")))[0]
+    with tempfile.TemporaryDirectory() as temporary:
+        paths = export_both(arguments.experiment, Path(temporary))
+        unfolded, frozen, ratio = compare_both(paths, image, arguments.runs)
+        print(f"as it is {unfolded:.0f} ms, frozen {frozen:.0f} ms", flush=True)
+        print(f"frozen takes {ratio:.3f} of the time, median of {arguments.runs} pairs", flush=True)
+        if arguments.c_program:
+            times = measure_c_program(paths, image, arguments.runs, Path(temporary))
+            print("C program: " + ", ".join(f"{name} {time:.0f} ms" for name, time in times.items()))
 
 
 if __name__ == "__main__":
