@@ -11,6 +11,7 @@ PACKAGES = {
     "deeplab2_lite.pretrained": "deeplab2_lite/pretrained",
     "deeplab2_lite.postprocessing": "deeplab2_lite/postprocessing",
     "deeplab2_lite.runtimes": "deeplab2_lite/runtimes",
+    "deeplab2_lite.serving": "deeplab2_lite/serving",
     "deeplab2_lite.data": "data",
     "deeplab2_lite.data.conversion": "data/conversion",
     "deeplab2_lite.data.converters": "data/converters",

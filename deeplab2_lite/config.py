@@ -34,6 +34,8 @@ __all__ = [
     "ElasticConfig",
     "EvaluationConfig",
     "ExperimentConfig",
+    "ExportConfig",
+    "ExportOutput",
     "InferenceConfig",
     "LossConfig",
     "ModelConfig",
@@ -359,6 +361,32 @@ class EvaluationConfig:
     pictures: int = 16
 
 
+ExportOutput = Literal[
+    "panoptic_pred", "semantic_pred", "instance_pred", "instances", "panoptic_png_bytes", "semantic_png_bytes"
+]
+
+
+@dataclass(frozen=True)
+class ExportConfig:
+    """What an exported SavedModel answers, and what it takes.
+
+    Attributes:
+        outputs: Of each signature: maps, "instances" (all tensors `instance_*` of the table), and maps as PNG files,
+            which spare REST answers millions of numbers. The RGB of "panoptic_png_bytes" is COCO's R + 256 G + 65536 B
+            of the panoptic id; "semantic_png_bytes" has one channel, of 16 bits above 256 classes.
+        frozen: Fold batch normalization into the convolutions and make all weights constants: faster, and none of
+            them can be trained again.
+        max_side: Refuse images with a side of more pixels, before memory is taken for them; null takes any.
+        warmup_sizes: Heights and widths of images that TF Serving is to run before it takes requests, once for each
+            signature; needs the extra `serving`.
+    """
+
+    outputs: tuple[ExportOutput, ...] = ("panoptic_pred", "semantic_pred", "instance_pred", "instances")
+    frozen: bool = False
+    max_side: int | None = None
+    warmup_sizes: tuple[Size, ...] = ()
+
+
 @dataclass(frozen=True)
 class RuntimeConfig:
     """Devices, and how they run.
@@ -425,4 +453,5 @@ class ExperimentConfig:
     postprocessing: PostprocessingConfig = field(default_factory=PostprocessingConfig)
     inference: InferenceConfig = field(default_factory=InferenceConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    export: ExportConfig = field(default_factory=ExportConfig)
     runtime: RuntimeConfig = field(default_factory=RuntimeConfig)

@@ -17,6 +17,7 @@ from deeplab2_lite.config import (
     DecoderConfig,
     ElasticConfig,
     ExperimentConfig,
+    ExportConfig,
     InferenceConfig,
     ModelConfig,
 )
@@ -35,6 +36,7 @@ def validate(config: ExperimentConfig) -> None:
     checks = (_check_ranges, _check_tasks, _check_model, _check_data, _check_train, _check_runtime, _check_published)
     for check in checks:
         check(config)
+    _check_export(config.export)
 
 
 def skip_strides_of(backbone: str) -> tuple[int, ...]:
@@ -123,10 +125,14 @@ _RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "inference.tile_overlap": (_not_negative, "0 or a positive integer"),
     "evaluation.batch_size": (_positive, "a positive integer"),
     "evaluation.pictures": (lambda v: v >= -1, "-1 (all), 0 or a positive integer"),
+    "export.outputs": (lambda v: 0 < len(v) == len(set(v)), "different names, at least one"),
+    "export.max_side": (lambda v: v is None or v > 0, "a positive integer or null"),
 }
 
 
 _MOST_SCALES = 1000
+# TF Serving reads 1000 records at most, and each of three signatures gets one of every size.
+_MOST_WARMUP_SIZES = 333
 _DEFAULTS = ExperimentConfig()
 _SEGMENTATION_ONLY = (
     *(f"model.{key}" for key in ("aspp", "decoder", "semantic", "instance", "dual_aspp", "dual_decoder")),
@@ -142,6 +148,7 @@ _SEGMENTATION_ONLY = (
     "inference",
     "evaluation.fixed_size",
     "evaluation.pictures",
+    "export",
 )
 
 
@@ -390,6 +397,17 @@ def _check_runtime(config: ExperimentConfig) -> None:
         raise UserError("runtime.devices: has no meaning on TPU; expected null")
     if runtime.devices is not None and len(runtime.devices) == 0:
         raise UserError("runtime.devices: expected at least one device name or null")
+
+
+def _check_export(export: ExportConfig) -> None:
+    sizes = export.warmup_sizes
+    if len(sizes) > _MOST_WARMUP_SIZES:
+        raise UserError(f"export.warmup_sizes: expected {_MOST_WARMUP_SIZES} sizes at most, got {len(sizes)}")
+    for size in sizes:
+        if min(size) < 1:
+            raise UserError(f"export.warmup_sizes: expected positive integers, got {list(size)}")
+        if export.max_side is not None and max(size) > export.max_side:
+            raise UserError(f"export.warmup_sizes: {list(size)} is larger than export.max_side {export.max_side}")
 
 
 def _check_published(config: ExperimentConfig) -> None:

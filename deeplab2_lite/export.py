@@ -5,11 +5,8 @@ Both run by plain TensorFlow, with no Python of this library.
 
 from __future__ import annotations
 
-import shutil
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import tensorflow as tf
 import tf_keras as keras
@@ -18,42 +15,62 @@ from deeplab2_lite.config import ExperimentConfig
 from deeplab2_lite.config_loading import save_config
 from deeplab2_lite.dataset_info import DatasetInfo
 from deeplab2_lite.errors import UserError
-from deeplab2_lite.inference import InferenceSettings, infer, result_tensors
+from deeplab2_lite.files import atomic_folder
+from deeplab2_lite.inference import InferenceSettings, Network, infer, result_tensors
 from deeplab2_lite.postprocessing.scoring import score_instances_by_logits
 from deeplab2_lite.postprocessing.upsampling import Heads, Upsampling
+from deeplab2_lite.serving.encoded_images import decode_images
+from deeplab2_lite.serving.freezing import freeze
+from deeplab2_lite.serving.labels import save_labels
+from deeplab2_lite.serving.outputs import select_outputs
+from deeplab2_lite.serving.requests import checked_images, checked_list
+from deeplab2_lite.serving.requirements import check_packages
+from deeplab2_lite.serving.warmup import write_warmup_requests
 
 CONFIG_ASSET = "config.yaml"
+# As records are written here and by DeepLab2.
+ENCODED_IMAGE = "image/encoded"
 
 
 class InferenceModule(tf.Module):
     """Network, padding, upsampling and merge behind the signatures of a SavedModel."""
 
-    def __init__(self, network: keras.Model, settings: InferenceSettings, assets: list[Path]) -> None:
+    def __init__(self, network: Network, config: ExperimentConfig, info: DatasetInfo, assets: list[Path]) -> None:
         """Wraps a network.
 
         Args:
-            network: As `build_model` gives it.
-            settings: How to infer.
+            network: As `build_model` gives it, or frozen.
+            config: Its experiment; `export` says what is answered.
+            info: Its label space.
             assets: Files that travel with the model.
         """
         super().__init__()
         self.network = network
-        self._settings = settings
+        self._settings = InferenceSettings.from_config(config, info)
+        self._export = config.export
+        self._num_classes = info.num_classes
         self.files = [tf.saved_model.Asset(str(path)) for path in assets]
 
     @tf.function(input_signature=[tf.TensorSpec([None, None, None, 3], tf.uint8, name="images")], autograph=False)
     def serve_images(self, images: tf.Tensor) -> dict[str, tf.Tensor]:
         """Segments uint8 images [batch, height, width, 3] of any size."""
+        images = checked_images(images, self._export.max_side)
         inference = infer(self.network, images, self._settings)
-        return result_tensors(inference.result, inference.instance_scores)
+        tensors = result_tensors(inference.result, inference.instance_scores)
+        return select_outputs(tensors, self._export.outputs, self._num_classes)
 
     @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="image_bytes")], autograph=False)
     def serve_bytes(self, image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
-        """Segments encoded images (JPEG, PNG, BMP) [batch]; the images of one batch have one size."""
-        images = tf.map_fn(
-            _decode, image_bytes, fn_output_signature=tf.TensorSpec([None, None, 3], tf.uint8), parallel_iterations=8
-        )
-        return self.serve_images(images)
+        """Segments encoded images [batch], as `decode_images` takes them; the images of one batch have one size."""
+        image_bytes = checked_list(image_bytes, "image_bytes")
+        return self.serve_images(decode_images(image_bytes, self._export.max_side, "image_bytes"))
+
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="examples")])
+    def serve_examples(self, examples: tf.Tensor) -> dict[str, tf.Tensor]:
+        """Segments the images of records, serialized tf.train.Example [batch]; likewise of one size."""
+        features = {ENCODED_IMAGE: tf.io.FixedLenFeature([], tf.string)}
+        encoded = tf.io.parse_example(checked_list(examples, "examples"), features)[ENCODED_IMAGE]
+        return self.serve_images(decode_images(encoded, self._export.max_side, ENCODED_IMAGE))
 
 
 class MergeModule(tf.Module):
@@ -104,9 +121,11 @@ def export_saved_model(network: keras.Model, config: ExperimentConfig, info: Dat
     """Exports inference from images to panoptic maps.
 
     Signatures: `serving_default` takes `images`, uint8 [batch, height, width, 3] of any size;
-    `serving_bytes` takes `image_bytes`, encoded images [batch] of one size. Both give `panoptic_pred`,
-    `semantic_pred`, `instance_pred`, int32 [batch, height, width], and the table of instances as
-    `instance_*` [batch, top_k, ...]. Label space and configuration travel in its assets.
+    `serving_bytes` takes `image_bytes`, encoded images [batch] of one size; `serving_examples` takes `examples`,
+    serialized tf.train.Example [batch] with `image/encoded`, of one size, too. All give what `config.export.outputs`
+    names: by default `panoptic_pred`, `semantic_pred`, `instance_pred`, int32 [batch, height, width], and the table of
+    instances as `instance_*` [batch, top_k, ...]. They refuse what is no image or larger than `config.export.max_side`.
+    Label space (`dataset_info.yaml`, `labels.json`) and configuration travel in the assets.
 
     Args:
         network: As `build_model` gives it, trained.
@@ -118,17 +137,25 @@ def export_saved_model(network: keras.Model, config: ExperimentConfig, info: Dat
         The folder.
 
     Raises:
-        UserError: The network has not all the heads.
+        UserError: The network has not all the heads, or a package for warm-up requests is missing.
     """
     if config.model.tasks != "panoptic":
         raise UserError(
             f"model.tasks: '{config.model.tasks}' cannot be exported; panoptic maps need model.tasks panoptic"
         )
-    with tempfile.TemporaryDirectory() as assets:
-        files = [info.save(assets), save_config(config, Path(assets) / CONFIG_ASSET)]
-        module = InferenceModule(network, InferenceSettings.from_config(config, info), files)
-        signatures = {"serving_default": module.serve_images, "serving_bytes": module.serve_bytes}
-        return _save(module, signatures, Path(folder))
+    check_packages(config.export)
+    with tempfile.TemporaryDirectory() as assets, atomic_folder(folder) as temporary:
+        files = [info.save(assets), save_config(config, Path(assets) / CONFIG_ASSET), save_labels(info, assets)]
+        module = InferenceModule(freeze(network) if config.export.frozen else network, config, info, files)
+        signatures = {
+            "serving_default": module.serve_images,
+            "serving_bytes": module.serve_bytes,
+            "serving_examples": module.serve_examples,
+        }
+        tf.saved_model.save(module, str(temporary), signatures=signatures)
+        if config.export.warmup_sizes:
+            write_warmup_requests(temporary, config.export.warmup_sizes, config.name)
+    return Path(folder)
 
 
 def export_merge(config: ExperimentConfig, info: DatasetInfo, folder: str | Path) -> Path:
@@ -149,29 +176,6 @@ def export_merge(config: ExperimentConfig, info: DatasetInfo, folder: str | Path
     """
     module = MergeModule(InferenceSettings.from_config(config, info), info.num_classes)
     signatures = {"serving_default": module.merge, "upsample_and_merge": module.upsample_and_merge}
-    return _save(module, signatures, Path(folder))
-
-
-def _save(module: tf.Module, signatures: dict[str, Callable[..., Any]], folder: Path) -> Path:
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
-    try:
+    with atomic_folder(folder) as temporary:
         tf.saved_model.save(module, str(temporary), signatures=signatures)
-        temporary.chmod(0o755)
-        if folder.exists():
-            shutil.rmtree(folder)
-        temporary.rename(folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-    return folder
-
-
-def _decode(encoded: tf.Tensor) -> tf.Tensor:
-    # The default method of JPEG differs from what other decoders, and the converters, give.
-    is_jpeg = tf.io.is_jpeg(encoded)
-    image = tf.cond(
-        is_jpeg,
-        lambda: tf.io.decode_jpeg(encoded, channels=3, dct_method="INTEGER_ACCURATE"),
-        lambda: tf.io.decode_image(encoded, channels=3, expand_animations=False),
-    )
-    return tf.ensure_shape(image, [None, None, 3])
+    return Path(folder)

@@ -80,11 +80,12 @@ def atomic_folder(folder: str | Path) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def writing_to(path: Path) -> Iterator[None]:
+def writing_to(path: Path, flag: str = "--output") -> Iterator[None]:
     """Turns what the system says of a command's output into one line.
 
     Args:
-        path: What `--output` names.
+        path: What the flag names.
+        flag: That says where the output goes.
 
     Yields:
         Nothing.
@@ -95,7 +96,7 @@ def writing_to(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise UserError(f"--output: {error.filename or path}: cannot be written ({error.strerror or error})") from None
+        raise UserError(f"{flag}: {error.filename or path}: cannot be written ({error.strerror or error})") from None
 
 
 def read_json(path: str | Path) -> Any:

@@ -218,7 +218,10 @@ def _load_saved_model(path: Path) -> LoadedInference:
     info = _label_space_of(path / "assets", _EXPORT.removeprefix("expected "))
     missing = [name for name in _OUTPUTS if name not in signature.structured_outputs]
     if missing:
-        raise UserError(f"{path}: signature 'serving_default' has no output '{missing[0]}'; {_EXPORT}")
+        raise UserError(
+            f"{path}: signature 'serving_default' has no output '{missing[0]}'; {_EXPORT}, with all maps and instances "
+            "among its export.outputs"
+        )
 
     def run(images: tf.Tensor) -> tuple[PanopticResult, tf.Tensor]:
         # Keeps the SavedModel alive as long as its function.

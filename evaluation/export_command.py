@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -38,6 +39,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--format", required=True, choices=tuple(FORMATS), help=formats)
     parser.add_argument("--output", metavar="DIR", help="folder of the files; default MODEL/export/FORMAT")
     parser.add_argument(
+        "--serving_dir",
+        metavar="BASE",
+        help="saved_model: instead of --output, the next version below BASE/NAME, as TF Serving polls it",
+    )
+    parser.add_argument("--model_name", metavar="NAME", help="with --serving_dir; default the model folder's name")
+    parser.add_argument(
         "--input_size", metavar="HxW", help="fixed size of the images; litert and stablehlo need one, others take any"
     )
     parser.add_argument("--batch_size", type=int, metavar="N", help="images at once, with --input_size; default 1")
@@ -72,6 +79,7 @@ def run(arguments: argparse.Namespace) -> None:
     request = _request(arguments)
     check_request(request)
     model_dir = Path(arguments.model)
+    versions = _versions_folder(arguments, model_dir)
     if (model_dir / _CONFIG).is_file():
         check_model(request, load_config(model_dir / _CONFIG, arguments.params_override))
     checked = find_images(Path(arguments.check)) if arguments.check else []
@@ -83,11 +91,45 @@ def run(arguments: argparse.Namespace) -> None:
     from deeplab2_lite.runtimes.exporting import export
 
     model = load_model_dir(model_dir, overrides=arguments.params_override)
+    if versions is not None:
+        _publish(model, request, versions, checked)
+        return
     folder = Path(arguments.output) if arguments.output else model_dir / "export" / request.format
     with writing_to(folder):
         export(model, request, folder, _batches(calibrating, request))
     print(folder, flush=True)
     _check(model, request, folder, checked)
+
+
+def _versions_folder(arguments: argparse.Namespace, model_dir: Path) -> Path | None:
+    """The folder of all versions of a model to be served; None if it is not asked for."""
+    base, name = arguments.serving_dir, arguments.model_name
+    if base is None:
+        if name is not None:
+            raise UserError("--model_name: has no meaning without --serving_dir")
+        return None
+    if arguments.format != "saved_model" or not arguments.postprocessing:
+        raise UserError("--serving_dir: TF Serving takes SavedModels; expected --format=saved_model --postprocessing")
+    if arguments.output is not None:
+        raise UserError("--output: contradicts --serving_dir; expected one of both")
+    name = model_dir.resolve().name if name is None else name
+    if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", name):
+        raise UserError(f"--model_name: expected letters, digits, '_', '-' and '.' alone, got {name!r}")
+    return Path(base) / name
+
+
+def _publish(model: TrainedModel, request: ExportRequest, versions: Path, checked: list[Path]) -> None:
+    """Exports, compares, and only then lets servers see it."""
+    from deeplab2_lite.runtimes.exporting import export
+    from deeplab2_lite.serving.versions import publish
+
+    def write(folder: Path) -> None:
+        export(model, request, folder)
+        _check(model, request, folder, checked)
+
+    with writing_to(versions, "--serving_dir"):
+        version = publish(write, versions)
+    print(version, flush=True)
 
 
 def _request(arguments: argparse.Namespace) -> ExportRequest:

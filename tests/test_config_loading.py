@@ -378,7 +378,11 @@ def assert_holds(config, content):
         if dataclasses.is_dataclass(held):
             assert_holds(held, value)
         else:
-            assert held == (tuple(value) if isinstance(value, list) else value)
+            assert held == with_tuples(value)
+
+
+def with_tuples(value):
+    return tuple(map(with_tuples, value)) if isinstance(value, list) else value
 
 
 @given(content=drawn(ExperimentConfig))

@@ -13,6 +13,7 @@ from deeplab2_lite.config import ExperimentConfig
 from deeplab2_lite.config_loading import load_config, packaged_experiments, parse_overrides
 from deeplab2_lite.config_validation import validate
 from deeplab2_lite.errors import UserError
+from deeplab2_lite.serving.requirements import check_packages
 from deeplab2_lite.trainer.budget import parse_duration
 from deeplab2_lite.trainer.run_clock import RunClock
 
@@ -68,6 +69,8 @@ def run(arguments: argparse.Namespace) -> None:
     clock = RunClock()
     config = _load(arguments)
     _check_tasks(config, arguments.mode)
+    if arguments.mode in ("train_and_eval", "export"):
+        check_packages(config.export)
     model_dir = Path(arguments.model_dir or Path("runs") / config.name)
     # TensorFlow takes seconds to import; what is wrong above is said before.
     from deeplab2_lite.trainer.evaluation_runs import evaluate, evaluate_continuously

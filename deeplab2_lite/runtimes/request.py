@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from deeplab2_lite.config import ExperimentConfig, Size
 from deeplab2_lite.errors import UserError
+from deeplab2_lite.serving.requirements import check_packages
 
 
 class Format(NamedTuple):
@@ -99,7 +100,8 @@ def check_model(request: ExportRequest, config: ExperimentConfig) -> None:
         config: Of the model.
 
     Raises:
-        UserError: It has not the heads, or looks at an image in a way that the format has no graph for.
+        UserError: It has not the heads, looks at an image in a way that the format has no graph for, or asks for
+            warm-up requests that nothing is there to write.
     """
     tasks = config.model.tasks
     if tasks == "classification":
@@ -107,6 +109,7 @@ def check_model(request: ExportRequest, config: ExperimentConfig) -> None:
     if request.postprocessing and tasks != "panoptic":
         raise UserError(f"model.tasks: '{tasks}' gives no panoptic map; expected --no-postprocessing: its heads alone")
     if request.format == "saved_model" and request.postprocessing:
+        check_packages(config.export)
         return
     what = f"--format={request.format}" if request.postprocessing else "--no-postprocessing"
     inference = config.inference

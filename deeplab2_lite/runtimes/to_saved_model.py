@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
+from PIL import Image
 
 from deeplab2_lite.runtimes.program import INPUT, Program
 from deeplab2_lite.runtimes.running import Runner
@@ -31,12 +33,20 @@ def load(folder: Path, threads: int | None = None) -> Runner:
         threads: As TensorFlow was set up; expected None.
 
     Returns:
-        A function from uint8 images to outputs by name.
+        A function from uint8 images to outputs by name; a map that is answered as PNG file is decoded, under the
+        name of the map.
     """
     loaded = tf.saved_model.load(str(folder))
 
     def run(images: np.ndarray) -> dict[str, np.ndarray]:
         outputs = loaded.signatures[SIGNATURE](**{INPUT: tf.constant(images)})
-        return {name: tensor.numpy() for name, tensor in outputs.items()}
+        return dict(_decoded(name, tensor) for name, tensor in outputs.items())
 
     return run
+
+
+def _decoded(name: str, output: tf.Tensor) -> tuple[str, np.ndarray]:
+    if output.dtype != tf.string:
+        return name, output.numpy()
+    maps = np.stack([np.asarray(Image.open(io.BytesIO(file)), np.int32) for file in output.numpy()])
+    return name.replace("_png_bytes", "_pred"), maps @ [1, 256, 65536] if maps.ndim == 4 else maps

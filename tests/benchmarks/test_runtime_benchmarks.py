@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
@@ -65,3 +66,13 @@ def test_runtime_row(benchmark_module, tmp_path: Path) -> None:
     row = runtimes.measure_runtime("saved_model", model, (65, 97), None, runs=1, most_images=1)
     assert row["ms"] > 0 and row["megabytes"] > 0 and row["equal_pixels"] == 1
     assert set(row) <= set(runtimes.COLUMNS)
+
+
+@pytest.mark.slow
+def test_frozen_beside_unfolded(benchmark_module, tmp_path: Path) -> None:
+    serving = benchmark_module("serving")
+    paths = serving.export_both("shapes/mobilenet_v3_small", tmp_path)
+    image = np.zeros((65, 97, 3), np.uint8)
+    assert min(serving.compare_both(paths, image, runs=2)) > 0
+    times = serving.measure_c_program(paths, image, 2, tmp_path)
+    assert list(times) == ["as it is", "frozen"] and min(times.values()) > 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -211,9 +212,20 @@ def test_models_load_by_one_name(run, tmp_path):
         for name, value in loaded(image, training=False).items():
             np.testing.assert_array_equal(value, expected[name])
     served = dl.load_model(run / "export" / "saved_model")
-    assert set(served.signatures) == {"serving_default", "serving_bytes"}
+    assert set(served.signatures) == {"serving_default", "serving_bytes", "serving_examples"}
     with pytest.raises(dl.UserError, match="neither a model folder"):
         dl.load_model(tmp_path)
+
+
+def test_the_export_answers_what_is_asked_for(run, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(run, copy)
+    override = "export.outputs=[panoptic_png_bytes,semantic_pred],export.frozen=true"
+    assert train.main(["--model_dir", str(copy), "--mode", "export", "--params_override", override]) == 0
+    signature = dl.load_model(copy / "export" / "saved_model").signatures["serving_bytes"]
+    assert set(signature.structured_outputs) == {"panoptic_png_bytes", "semantic_pred"}
+    with pytest.raises(dl.UserError, match=r"no output 'panoptic_pred'.*export\.outputs"):
+        dl.Predictor(copy / "export" / "saved_model")
 
 
 def test_predictor_and_command_give_what_the_export_gives(run, tmp_path):

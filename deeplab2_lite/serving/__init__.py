@@ -1,0 +1,1 @@
+"""What a SavedModel needs to be served: checked requests, chosen outputs, frozen weights, versions, warm-up."""
