@@ -65,7 +65,7 @@ class InferenceModule(tf.Module):
         image_bytes = checked_list(image_bytes, "image_bytes")
         return self.serve_images(decode_images(image_bytes, self._export.max_side, "image_bytes"))
 
-    @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="examples")])
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="examples")], autograph=False)
     def serve_examples(self, examples: tf.Tensor) -> dict[str, tf.Tensor]:
         """Segments the images of records, serialized tf.train.Example [batch]; likewise of one size."""
         features = {ENCODED_IMAGE: tf.io.FixedLenFeature([], tf.string)}
