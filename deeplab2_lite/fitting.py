@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+import numpy as np
 import tensorflow as tf
 import tf_keras as keras
 
@@ -141,8 +142,30 @@ def _heads_of(network: keras.Model) -> Heads:
     return Heads(*(outputs.get(name) for name in Heads._fields))
 
 
-def _as_batch(data: Any) -> FittingBatch:
-    image, targets, _ = keras.utils.unpack_x_y_sample_weight(data)
+def require_targets(x: Any, y: Any) -> None:
+    """Refuses data without `Targets` before Keras traces a step, where errors are told with all of the trace.
+
+    Args:
+        x: As `fit` takes it; of a kind that says nothing of its elements, nothing is known here.
+        y: Likewise.
+
+    Raises:
+        UserError: There are no targets.
+    """
+    if hasattr(x, "element_spec"):
+        spec = x.element_spec
+        y = spec[1] if isinstance(spec, tuple) and len(spec) > 1 else None
+    elif y is None and not isinstance(x, tf.Tensor | np.ndarray):
+        return
+    _check(y)
+
+
+def _check(targets: Any) -> Targets:
     if not isinstance(targets, Targets):
         raise UserError(f"fit: expected pairs of images and Targets, got {type(targets).__name__} in place of Targets")
-    return FittingBatch(image, targets)
+    return targets
+
+
+def _as_batch(data: Any) -> FittingBatch:
+    image, targets, _ = keras.utils.unpack_x_y_sample_weight(data)
+    return FittingBatch(image, _check(targets))

@@ -9,7 +9,7 @@ import tensorflow as tf
 import tf_keras as keras
 
 from deeplab2_lite.config import LossConfig
-from deeplab2_lite.fitting import Fitting
+from deeplab2_lite.fitting import Fitting, require_targets
 from deeplab2_lite.layers.settings import PACKAGE
 
 
@@ -55,6 +55,26 @@ class PanopticDeepLab(keras.Model):
                     # A step updates under a condition, where no slots can be made.
                     self.optimizer.build(self.trainable_variables)
             self._fitting = Fitting(self, losses or LossConfig())
+
+    def fit(self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any) -> keras.callbacks.History:
+        """Trains; arguments and result as of `keras.Model.fit`.
+
+        Raises:
+            UserError: The data are no images with `Targets`, and no other loss was compiled.
+        """
+        if self._fitting:
+            require_targets(x, y)
+        return super().fit(x, y, *args, **kwargs)
+
+    def evaluate(self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any) -> Any:
+        """Computes the losses; arguments and result as of `keras.Model.evaluate`.
+
+        Raises:
+            UserError: As for `fit`.
+        """
+        if self._fitting:
+            require_targets(x, y)
+        return super().evaluate(x, y, *args, **kwargs)
 
     @property
     def metrics(self) -> list[keras.metrics.Metric]:
