@@ -63,7 +63,8 @@ class Fitting:
         self._regularized = bool(network.losses)
         self._config = ExperimentConfig(losses=losses)
         self._step = ReplicaStep(self, self._config, self)
-        names = loss_names(heads.semantic_logits is not None, heads.center_offset is not None)
+        has_instances = heads.center_heatmap is not None and heads.center_offset is not None
+        names = loss_names(heads.semantic_logits is not None, has_instances)
         names = (_LOSS, TOTAL, *names, *((REGULARIZATION,) if self._regularized else ()))
         with network.distribute_strategy.scope():
             self.means = {name: keras.metrics.Mean(name=name) for name in names}

@@ -15,6 +15,7 @@ from deeplab2_lite.errors import UserError
 from deeplab2_lite.layers.settings import PACKAGE
 from deeplab2_lite.model import build_model
 from deeplab2_lite.panoptic_deeplab import PanopticDeepLab
+from deeplab2_lite.pretrained.weight_files import read_starting_weights, start_from
 from deeplab2_lite.trainer.optimization import build_schedule, make_optimizer
 
 
@@ -57,19 +58,22 @@ def compiled_model(
 ) -> PanopticDeepLab:
     """Builds the network of an experiment and compiles it with its losses, optimizer and schedule.
 
+    The network starts from `train.init_checkpoint`, if there is one.
+
     Made in the scope of a strategy, it trains on that strategy's devices.
 
     Args:
         experiment: Name, YAML file or configuration.
         overrides: Settings that win over those of a name or file, as for `load_config`.
         network: Trained in place of a new one: a functional model whose output is a dictionary by the names of
-            `Heads`. Its weights are shared, not copied.
+            `Heads`. Its weights are shared, not copied, and it starts from them.
 
     Returns:
         The model, for `fit`.
 
     Raises:
-        UserError: A value is out of range, or asks for what the training loop alone can do.
+        UserError: A value is out of range, or asks for what the training loop alone can do; or the weights to start
+            from are of another network.
     """
     config = experiment
     if not isinstance(config, ExperimentConfig):
@@ -79,6 +83,9 @@ def compiled_model(
     _check(config.train)
     if network is None:
         network = build_model(config)
+        if config.train.init_checkpoint is not None:
+            start = read_starting_weights(config.train.init_checkpoint)
+            start_from(network, config, start, config.train.init_fresh_logits)
     model = network if isinstance(network, PanopticDeepLab) else PanopticDeepLab(network.input, network.output)
     with model.distribute_strategy.scope():
         optimizer = _optimizer(config.train, model)
@@ -102,7 +109,7 @@ def _optimizer(train: TrainConfig, model: keras.Model) -> keras.optimizers.Optim
 def _check(train: TrainConfig) -> None:
     """Refuses what `fit` would pass over in silence."""
     default, optimizer = TrainConfig(), dataclasses.asdict(train.optimizer)
-    for name in ("accumulation_steps", "recompute_activations", "ema_decay", "budget_seconds", "init_checkpoint"):
+    for name in ("accumulation_steps", "recompute_activations", "ema_decay", "budget_seconds"):
         _expect(f"train.{name}", getattr(train, name), getattr(default, name))
     for name in ("backbone_multiplier", "batch_norm_multiplier"):
         _expect(f"train.optimizer.{name}", optimizer[name], getattr(default.optimizer, name))

@@ -56,15 +56,6 @@ def test_three_steps_of_fit_are_three_steps_of_the_loop(config, name):
         assert history[key][0] == pytest.approx(outputs[f"losses/train_{key}"], rel=1e-5), key
 
 
-def test_fit_goes_on_where_it_was(config):
-    whole, in_parts = tiny_model(config), tiny_model(config)
-    whole.fit(fitting_dataset(config), steps_per_epoch=2, verbose=0)
-    in_parts.fit(fitting_dataset(config), steps_per_epoch=1, verbose=0)
-    in_parts.fit(fitting_dataset(config, start_step=1), steps_per_epoch=1, verbose=0)
-    for name, value in values(named_weights(whole)).items():
-        np.testing.assert_allclose(values(named_weights(in_parts))[name], value, atol=1e-6)
-
-
 def test_a_loss_that_is_not_finite_changes_nothing_and_stops(config, batch):
     images, targets = batch
     broken = targets._replace(center_heatmap=targets.center_heatmap * np.nan)
@@ -85,10 +76,10 @@ def test_callbacks_fire_and_the_checkpoint_goes_on(config, tmp_path, batch):
     model.compile(keras.optimizers.Adam(1e-2), losses=config.losses)
     callbacks = [
         EvaluationCallback(config, tmp_path / "evaluation"),
-        keras.callbacks.ModelCheckpoint(tmp_path / "best.keras", monitor=QUALITY, mode="max"),
-        keras.callbacks.TensorBoard(tmp_path / "logs"),
+        keras.callbacks.TensorBoard(str(tmp_path / "logs")),
         keras.callbacks.ReduceLROnPlateau(factor=0.5, patience=1, min_delta=1e9),
         keras.callbacks.EarlyStopping(patience=2, min_delta=1e9),
+        keras.callbacks.ModelCheckpoint(str(tmp_path / "last.keras"), monitor=QUALITY, mode="max"),
     ]
     dataset = tf.data.Dataset.from_tensors(batch).repeat(4)
     validation = fitting_validation_dataset(config)
@@ -102,7 +93,7 @@ def test_callbacks_fire_and_the_checkpoint_goes_on(config, tmp_path, batch):
     evaluated = model.evaluate(validation, return_dict=True, verbose=0)
     assert evaluated[TOTAL] == pytest.approx(history[f"val_{TOTAL}"][-1], rel=1e-5)
 
-    loaded = keras.models.load_model(tmp_path / "best.keras")
+    loaded = keras.models.load_model(tmp_path / "last.keras")
     assert type(loaded) is PanopticDeepLab
     assert int(loaded.optimizer.iterations) == 12
     predictions, expected = loaded.predict(batch[0], verbose=0), model.predict(batch[0], verbose=0)
@@ -138,7 +129,7 @@ def test_a_network_within_another_model_trains(config, batch):
     info = resolve_dataset_info(config)
     network = tiny_network(config, info.num_classes)
     images = keras.Input((None, None, 3), name="raw")
-    color = keras.layers.Conv2D(3, 1, kernel_initializer="identity", kernel_regularizer="l2", name="color")(images)
+    color = keras.layers.Dense(3, kernel_initializer="identity", kernel_regularizer="l2", name="color")(images)
     heads = network(color)
     logits = keras.layers.Conv2D(info.num_classes, 1, name="refined")(heads["semantic_logits"])
     model = PanopticDeepLab(images, {**heads, "semantic_logits": logits})
@@ -246,4 +237,10 @@ def test_other_data_is_refused_in_one_line(config, batch):
 
 def test_steps_of_an_epoch(config):
     assert fitting_steps(config) == 10 // 4
-    assert int(fitting_dataset(config).cardinality()) == tf.data.INFINITE_CARDINALITY
+    dataset = fitting_dataset(config)
+    assert int(dataset.cardinality()) == tf.data.INFINITE_CARDINALITY
+    second = next(iter(dataset.skip(1)))
+    for one, other in zip(
+        tf.nest.flatten(second), tf.nest.flatten(next(iter(fitting_dataset(config, 1)))), strict=True
+    ):
+        np.testing.assert_array_equal(one, other)
