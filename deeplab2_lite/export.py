@@ -19,6 +19,7 @@ from deeplab2_lite.config_loading import save_config
 from deeplab2_lite.dataset_info import DatasetInfo
 from deeplab2_lite.errors import UserError
 from deeplab2_lite.inference import InferenceSettings, infer, result_tensors
+from deeplab2_lite.panoptic_deeplab import without_optimizer
 from deeplab2_lite.postprocessing.scoring import score_instances_by_logits
 from deeplab2_lite.postprocessing.upsampling import Heads, Upsampling
 
@@ -37,7 +38,7 @@ class InferenceModule(tf.Module):
             assets: Files that travel with the model.
         """
         super().__init__()
-        self.network = network
+        self.network = without_optimizer(network)
         self._settings = settings
         self.files = [tf.saved_model.Asset(str(path)) for path in assets]
 

@@ -103,3 +103,17 @@ class PanopticDeepLab(keras.Model):
         self.compile(**arguments, **({} if losses is None else {"losses": LossConfig(**losses)}))
         if isinstance(self.optimizer, keras.optimizers.Optimizer):
             self.optimizer.build(self.trainable_variables)
+
+
+def without_optimizer(network: keras.Model) -> keras.Model:
+    """Returns a model to export: a SavedModel would keep optimizer and metrics of a compiled one.
+
+    Args:
+        network: Any model.
+
+    Returns:
+        The network itself, or if it is a compiled functional one, another with the same layers and weights.
+    """
+    if getattr(network, "optimizer", None) is None or not hasattr(network, "output"):
+        return network
+    return PanopticDeepLab(network.input, network.output, name=network.name)

@@ -160,7 +160,10 @@ def test_an_export_is_a_layer_of_keras_3(tmp_path):
     sizes = {"semantic_logits": info.num_classes, "center_heatmap": 1, "center_offset": 2}
     heads = {name: conv(features, LayerSettings(), f"heads/{name}", channels) for name, channels in sizes.items()}
     network = PanopticDeepLab(images, heads)
+    network.compile("adam")
     folder = export_saved_model(network, config, info, tmp_path / "export")
+    stored = [name for name, _ in tf.train.list_variables(str(folder / "variables" / "variables"))]
+    assert not any("optimizer" in name or "metrics" in name for name in stored)
     pictures = np.random.default_rng(0).integers(0, 256, (2, 33, 49, 3), np.uint8)
     serve = tf.saved_model.load(str(folder)).signatures["serving_default"]
     panoptic = serve(images=tf.constant(pictures))["panoptic_pred"]
