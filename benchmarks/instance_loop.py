@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from deeplab2_lite.config import TargetConfig
-from deeplab2_lite.data.targets import Targets
 from deeplab2_lite.dataset_info import DatasetInfo
+from deeplab2_lite.panoptic_losses import Targets
 
 
 def targets_by_loop(panoptic: np.ndarray, info: DatasetInfo, config: TargetConfig) -> Targets:

@@ -63,7 +63,8 @@ def _measure(name: str, labels: list[Any], info: Any, runs: int) -> dict[str, An
     from measure import compare
 
     from deeplab2_lite.config import TargetConfig
-    from deeplab2_lite.data.targets import Targets, make_targets
+    from deeplab2_lite.data.targets import make_targets
+    from deeplab2_lite.panoptic_losses import Targets
 
     config = TargetConfig()
     height, width = labels[0].shape

@@ -72,7 +72,7 @@ def whole_loop(config: ExperimentConfig) -> Training:
 
     from deeplab2_lite.dataset_info import load_dataset_info
     from deeplab2_lite.model import build_model
-    from deeplab2_lite.trainer.loop import TOTAL
+    from deeplab2_lite.panoptic_losses import TOTAL
     from deeplab2_lite.trainer.panoptic import PanopticTrainer
     from deeplab2_lite.trainer.training_state import TrainingState
 
@@ -132,8 +132,8 @@ def draw_batch(config: ExperimentConfig) -> Any:
     import tensorflow as tf
 
     from deeplab2_lite.data.pipeline import TrainingBatch
-    from deeplab2_lite.data.targets import Targets
     from deeplab2_lite.dataset_info import load_dataset_info
+    from deeplab2_lite.panoptic_losses import Targets
 
     generator = np.random.default_rng(0)
     shape = (config.train.batch_size, *config.data.crop_size)

@@ -18,8 +18,8 @@ from deeplab2_lite.data.record_format import (
     decode_panoptic,
     serialize_example,
 )
-from deeplab2_lite.data.targets import Targets
 from deeplab2_lite.dataset_info import DatasetInfo
+from deeplab2_lite.panoptic_losses import Targets
 
 _FEATURES = {
     IMAGE_KEY: tf.io.FixedLenFeature([], tf.string),

@@ -11,8 +11,9 @@ import tensorflow as tf
 
 from deeplab2_lite.config import TargetConfig
 from deeplab2_lite.data.center_heatmap import heatmap_of_center_map
-from deeplab2_lite.data.targets import Targets, thing_ranks
+from deeplab2_lite.data.targets import thing_ranks
 from deeplab2_lite.dataset_info import DatasetInfo
+from deeplab2_lite.panoptic_losses import Targets
 
 
 class _Means(NamedTuple):

@@ -16,8 +16,9 @@ from deeplab2_lite.data.record_format import HEIGHT_KEY, WIDTH_KEY
 from deeplab2_lite.data.record_index import RecordIndex, record_reader
 from deeplab2_lite.data.records import parse_record
 from deeplab2_lite.data.resampling import pad_bottom_right
-from deeplab2_lite.data.targets import Targets, make_targets
+from deeplab2_lite.data.targets import make_targets
 from deeplab2_lite.dataset_info import DatasetInfo
+from deeplab2_lite.panoptic_losses import Targets
 
 
 class TrainingBatch(NamedTuple):

@@ -15,30 +15,7 @@ import tensorflow as tf
 from deeplab2_lite.config import TargetConfig
 from deeplab2_lite.data.center_heatmap import heatmap_of_centers
 from deeplab2_lite.dataset_info import DatasetInfo
-
-
-class Targets(NamedTuple):
-    """What the network is to learn of one image, at the resolution of its label.
-
-    Batches put a leading axis before each.
-
-    Attributes:
-        semantic: Class ids, void is the data set's `ignore_label`; int32 [height, width].
-        semantic_weight: 0 on void, `small_instance_weight` on small instances, else 1; float32 [height, width].
-        center_heatmap: Gaussians of peak 1 round the centres; float32 [height, width].
-        center_weight: 0 on void and crowd, else 1; float32 [height, width].
-        center_offset: From each pixel of an instance to its centre, (dy, dx) in pixels, 0 elsewhere;
-            float32 [height, width, 2].
-        offset_weight: 1 on the pixels of instances, else 0; float32 [height, width].
-    """
-
-    semantic: tf.Tensor
-    semantic_weight: tf.Tensor
-    center_heatmap: tf.Tensor
-    center_weight: tf.Tensor
-    center_offset: tf.Tensor
-    offset_weight: tf.Tensor
-
+from deeplab2_lite.panoptic_losses import Targets
 
 # Kinds of segments, in an order that makes each weight a comparison.
 _VOID, _CROWD, _STUFF, _LARGE_INSTANCE, _SMALL_INSTANCE = range(5)

@@ -33,10 +33,14 @@ _SUBMODULES = (
 )
 _NAMES = {
     "DatasetInfo": "dataset_info",
+    "EvaluationCallback": "trainer.evaluation_callback",
     "ExperimentConfig": "config",
+    "PanopticDeepLab": "panoptic_deeplab",
     "Predictor": "predictor",
+    "Targets": "panoptic_losses",
     "UserError": "errors",
     "build_model": "model",
+    "compiled_model": "trainer.fitting",
     "export_saved_model": "export",
     "load_config": "config_loading",
     "load_dataset_info": "dataset_info",

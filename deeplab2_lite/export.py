@@ -17,6 +17,7 @@ from deeplab2_lite.dataset_info import DatasetInfo
 from deeplab2_lite.errors import UserError
 from deeplab2_lite.files import atomic_folder
 from deeplab2_lite.inference import InferenceSettings, Network, infer, result_tensors
+from deeplab2_lite.panoptic_deeplab import without_optimizer
 from deeplab2_lite.postprocessing.scoring import score_instances_by_logits
 from deeplab2_lite.postprocessing.upsampling import Heads, Upsampling
 from deeplab2_lite.serving.encoded_images import decode_images
@@ -45,7 +46,7 @@ class InferenceModule(tf.Module):
             assets: Files that travel with the model.
         """
         super().__init__()
-        self.network = network
+        self.network = without_optimizer(network)
         self._settings = InferenceSettings.from_config(config, info)
         self._export = config.export
         self._num_classes = info.num_classes

@@ -24,6 +24,22 @@ class LossTerm(NamedTuple):
     denominator: tf.Tensor
 
 
+class WeightedTerm(NamedTuple):
+    """A loss and its weight in the total."""
+
+    term: LossTerm
+    weight: float
+
+    def share(self, denominator: tf.Tensor) -> tf.Tensor:
+        """Returns this replica's part of the loss, float32 scalar, of which the sum over the replicas is the loss.
+
+        Args:
+            denominator: Of the global batch; the part is the numerator's where it is 0.
+        """
+        # Not divide_no_nan: it would turn a NaN over 0 into an innocent 0.
+        return self.weight * self.term.numerator / tf.where(denominator > 0, denominator, 1.0)
+
+
 def bootstrapped_cross_entropy(
     logits: tf.Tensor, labels: tf.Tensor, weights: tf.Tensor, hardest_fraction: float
 ) -> LossTerm:

@@ -14,20 +14,12 @@ from deeplab2_lite.layers.aspp import aspp
 from deeplab2_lite.layers.convolutions import conv_bn
 from deeplab2_lite.layers.decoder import decoder
 from deeplab2_lite.layers.heads import head
-from deeplab2_lite.layers.settings import PACKAGE, LayerSettings
+from deeplab2_lite.layers.settings import LayerSettings
+from deeplab2_lite.panoptic_deeplab import PanopticDeepLab
 
 SEMANTIC_LOGITS = "semantic_logits"
 CENTER_HEATMAP = "center_heatmap"
 CENTER_OFFSET = "center_offset"
-
-
-@keras.saving.register_keras_serializable(package=PACKAGE)
-class PanopticDeepLab(keras.Model):
-    """A functional model, of a class of its own for the sake of its files.
-
-    A `.keras` file names its model's class and module; Keras imports that module, and with it all
-    layers, so that `keras.models.load_model(path)` needs neither an import before nor custom objects.
-    """
 
 
 def build_model(

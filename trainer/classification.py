@@ -23,10 +23,9 @@ from deeplab2_lite.data.classification import (
 from deeplab2_lite.data.record_index import RecordIndex, reading_error
 from deeplab2_lite.dataset_info import DatasetInfo
 from deeplab2_lite.files import write_text_atomically
-from deeplab2_lite.losses import classification_cross_entropy
+from deeplab2_lite.losses import WeightedTerm, classification_cross_entropy
 from deeplab2_lite.trainer.distribution import is_chief
 from deeplab2_lite.trainer.loop import Trainer
-from deeplab2_lite.trainer.replica_step import WeightedTerm
 
 CLASSIFICATION = "classification_loss"
 _TOP = 5

@@ -15,11 +15,12 @@ from deeplab2_lite.data.ordering import record_at
 from deeplab2_lite.data.record_index import RecordIndex, reading_error, record_names
 from deeplab2_lite.dataset_info import DatasetInfo
 from deeplab2_lite.errors import UserError
+from deeplab2_lite.losses import WeightedTerm
+from deeplab2_lite.panoptic_losses import TOTAL
+from deeplab2_lite.replica_step import ReplicaStep
 from deeplab2_lite.trainer.progress import INPUT_SECONDS
-from deeplab2_lite.trainer.replica_step import ReplicaStep, WeightedTerm
 from deeplab2_lite.trainer.training_state import TrainingState
 
-TOTAL = "total_loss"
 _NO_STEP = -1
 
 

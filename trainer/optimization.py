@@ -111,7 +111,13 @@ def build_optimizer(
     Raises:
         UserError: There is no such optimizer, or it has no such option.
     """
-    schedule = build_schedule(config, steps)
+    return make_optimizer(config, build_schedule(config, steps), variables)
+
+
+def make_optimizer(
+    config: OptimizerConfig, schedule: keras.optimizers.schedules.LearningRateSchedule, variables: list[tf.Variable]
+) -> keras.optimizers.Optimizer | keras.optimizers.legacy.Optimizer:
+    """Builds the optimizer as `build_optimizer`, on a schedule that is there; name and options of `config` count."""
     if config.name.startswith(addons.PREFIX):
         optimizer_class = addons.addons_optimizer_class(config.name.removeprefix(addons.PREFIX))
     elif config.name in _BUILT_IN:

@@ -10,6 +10,7 @@ import tf_keras as keras
 
 from deeplab2_lite.checkpoints import named_optimizer_state
 from deeplab2_lite.config import OptimizerConfig
+from deeplab2_lite.replica_step import apply_summed
 from deeplab2_lite.trainer.optimization import build_optimizer, optimizer_variables
 
 _BACKBONE = "backbone/"
@@ -49,10 +50,7 @@ class GroupedOptimizer:
             weights: The network's trainable variables.
         """
         for multiplier, indices in self._groups.items():
-            optimizer = self._optimizers[multiplier]
-            legacy = isinstance(optimizer, keras.optimizers.legacy.Optimizer)
-            summed = {"experimental_aggregate_gradients" if legacy else "skip_gradients_aggregation": not legacy}
-            optimizer.apply_gradients([(gradients[i], weights[i]) for i in indices], **summed)
+            apply_summed(self._optimizers[multiplier], [gradients[i] for i in indices], [weights[i] for i in indices])
 
     def state(self) -> dict[str, tf.Variable]:
         """Returns all variables of the optimizers by name; those of a group with a multiplier have it before."""

@@ -13,15 +13,14 @@ import tensorflow as tf
 
 from deeplab2_lite.config import ExperimentConfig
 from deeplab2_lite.data.pipeline import TrainingBatch
-from deeplab2_lite.data.targets import Targets
 from deeplab2_lite.dataset_info import DatasetInfo
 from deeplab2_lite.files import atomic_folder
 from deeplab2_lite.model import build_model
+from deeplab2_lite.panoptic_losses import TOTAL, Targets
+from deeplab2_lite.replica_step import ReplicaStep
 from deeplab2_lite.runtimes.exporting import write_manifest
 from deeplab2_lite.runtimes.to_stablehlo import convert_function
-from deeplab2_lite.trainer.loop import TOTAL
 from deeplab2_lite.trainer.panoptic import PanopticTrainer
-from deeplab2_lite.trainer.replica_step import ReplicaStep
 from deeplab2_lite.trainer.training_state import TrainingState
 
 IMAGE = "image"

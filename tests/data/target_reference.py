@@ -6,8 +6,8 @@ import hypothesis.strategies as st
 import numpy as np
 
 from deeplab2_lite.config import TargetConfig
-from deeplab2_lite.data.targets import Targets
 from deeplab2_lite.dataset_info import ClassInfo, DatasetInfo
+from deeplab2_lite.panoptic_losses import Targets
 
 HEIGHT, WIDTH = 64, 80
 CLASSES = (

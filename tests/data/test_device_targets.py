@@ -12,9 +12,10 @@ from PIL import Image
 from deeplab2_lite.config import ExperimentConfig, ModelConfig, TargetConfig
 from deeplab2_lite.config_validation import validate
 from deeplab2_lite.data.device_targets import make_targets_on_device
-from deeplab2_lite.data.targets import Targets, make_targets
+from deeplab2_lite.data.targets import make_targets
 from deeplab2_lite.dataset_info import ClassInfo, DatasetInfo
 from deeplab2_lite.errors import UserError
+from deeplab2_lite.panoptic_losses import Targets
 
 from .target_reference import (
     CAR,

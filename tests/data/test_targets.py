@@ -9,8 +9,9 @@ import pytest
 import tensorflow as tf
 
 from deeplab2_lite.config import TargetConfig
-from deeplab2_lite.data.targets import Targets, make_targets
+from deeplab2_lite.data.targets import make_targets
 from deeplab2_lite.dataset_info import DatasetInfo
+from deeplab2_lite.panoptic_losses import Targets
 
 from .target_reference import (
     CAR,

@@ -11,8 +11,8 @@ import tensorflow as tf
 from deeplab2_lite.checkpoints import named_weights
 from deeplab2_lite.config_loading import resolve_dataset_info
 from deeplab2_lite.data.record_index import open_records
+from deeplab2_lite.panoptic_losses import loss_terms
 from deeplab2_lite.trainer.evaluator import PanopticEvaluator
-from deeplab2_lite.trainer.panoptic import loss_terms
 
 from .test_loop import make_trainer
 from .tiny import changed, tiny_trainer, values

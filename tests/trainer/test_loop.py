@@ -16,8 +16,8 @@ from deeplab2_lite.data.record_index import open_records
 from deeplab2_lite.errors import UserError
 from deeplab2_lite.losses import LossTerm
 from deeplab2_lite.model import build_model
-from deeplab2_lite.trainer.loop import TOTAL
-from deeplab2_lite.trainer.panoptic import CENTER, OFFSET, SEMANTIC, PanopticTrainer, loss_terms
+from deeplab2_lite.panoptic_losses import CENTER, OFFSET, SEMANTIC, TOTAL, loss_terms
+from deeplab2_lite.trainer.panoptic import PanopticTrainer
 from deeplab2_lite.trainer.training_state import TrainingState
 
 from .tiny import tiny_trainer

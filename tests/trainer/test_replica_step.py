@@ -14,9 +14,8 @@ import tensorflow as tf
 from deeplab2_lite.checkpoints import CheckpointStore, named_weights
 from deeplab2_lite.errors import UserError
 from deeplab2_lite.losses import LossTerm
-from deeplab2_lite.trainer.loop import TOTAL
+from deeplab2_lite.panoptic_losses import OFFSET, TOTAL, loss_denominators, loss_terms
 from deeplab2_lite.trainer.loss_scale import LossScale
-from deeplab2_lite.trainer.panoptic import OFFSET, loss_denominators, loss_terms
 from deeplab2_lite.trainer.parameter_groups import multipliers
 
 from .tiny import changed, tiny_network, tiny_trainer, values

@@ -28,9 +28,9 @@ from deeplab2_lite.layers.convolutions import conv, conv_bn
 from deeplab2_lite.layers.normalization import BatchNormalization, ImageNormalization, statistics_kept
 from deeplab2_lite.layers.settings import LayerSettings
 from deeplab2_lite.model import build_model
-from deeplab2_lite.trainer.recomputation import _boundaries, _cut, recomputing
+from deeplab2_lite.recomputation import _boundaries, _cut, recomputing
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[1]
 EPSILON = {"float64": 1e-9, "float32": 1e-4, "mixed_bfloat16": 3e-2, "mixed_float16": 3e-3}
 
 
@@ -214,7 +214,7 @@ import tensorflow as tf
 tf.config.set_logical_device_configuration(
     tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2)
 import numpy as np
-from tests_trainer_test_recomputation import *
+from tests_test_recomputation import *
 
 strategy = tf.distribute.MirroredStrategy(["/cpu:0", "/cpu:1"])
 with strategy.scope():
@@ -246,7 +246,7 @@ assert np.abs(plain[-1] - network.non_trainable_variables[-1].numpy()).max() > 1
 
 
 def run_script(text: str, tmp_path: Path, *arguments: str, **environment: str) -> str:
-    (tmp_path / "tests_trainer_test_recomputation.py").write_text(Path(__file__).read_text())
+    (tmp_path / "tests_test_recomputation.py").write_text(Path(__file__).read_text())
     script = tmp_path / "script.py"
     script.write_text(text)
     environment = {**os.environ, **environment}
@@ -265,7 +265,7 @@ MEMORY = """
 import sys
 sys.path.insert(0, sys.argv[1])
 from measure import peak_megabytes
-from tests_trainer_test_recomputation import *
+from tests_test_recomputation import *
 
 network, jit_compile = residual_network("float32", blocks=12, channels=8), sys.argv[2] == "xla"
 images = pixels(4, 257, 257)

@@ -6,28 +6,21 @@ All of it is one program of static shapes, which XLA can compile as a whole.
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import tensorflow as tf
+import tf_keras as keras
 
 from deeplab2_lite.config import ExperimentConfig
-from deeplab2_lite.losses import LossTerm
-from deeplab2_lite.trainer.recomputation import recomputing
-from deeplab2_lite.trainer.training_state import TrainingState
+from deeplab2_lite.losses import WeightedTerm
+from deeplab2_lite.recomputation import recomputing
 
 _SUM = tf.distribute.ReduceOp.SUM
 
 
-class WeightedTerm(NamedTuple):
-    """A loss and its weight in the total."""
-
-    term: LossTerm
-    weight: float
-
-
 class Task(Protocol):
-    """What is learnt: a subclass of `Trainer`."""
+    """What is learnt: a subclass of `Trainer`, or what a compiled `PanopticDeepLab` learns."""
 
     def prepare_batch(self, batch: Any) -> Any:
         """Makes of a batch of the input what the other two take."""
@@ -39,6 +32,23 @@ class Task(Protocol):
 
     def batch_denominators(self, batch: Any) -> dict[str, tf.Tensor]:
         """Returns the denominators of these terms, which depend on the batch alone."""
+
+
+class Optimizer(Protocol):
+    """What updates the weights: a `GroupedOptimizer`."""
+
+    def apply(self, gradients: Sequence[tf.Tensor], weights: Sequence[tf.Variable]) -> None:
+        """Takes a step in replica context, with gradients that are sums over the replicas."""
+
+
+class State(Protocol):
+    """What a step changes: a `TrainingState`. The last three may be None."""
+
+    network: keras.Model
+    optimizer: Optimizer
+    global_step: tf.Variable | None
+    averages: Any
+    loss_scale: Any
 
 
 class Outcome(NamedTuple):
@@ -60,7 +70,7 @@ class Outcome(NamedTuple):
 class ReplicaStep:
     """Callable in replica context, by `strategy.run`."""
 
-    def __init__(self, task: Task, config: ExperimentConfig, state: TrainingState) -> None:
+    def __init__(self, task: Task, config: ExperimentConfig, state: State) -> None:
         """Prepares the step.
 
         Args:
@@ -129,7 +139,7 @@ class ReplicaStep:
         """Returns this batch's part of the losses and of the gradient, which is scaled where there is a loss scale."""
         with tf.GradientTape() as tape:
             terms = self._task.batch_losses(self._predict(batch.image), batch, self._config)
-            losses = {name: _share(weighted, denominators[name]) for name, weighted in terms.items()}
+            losses = {name: weighted.share(denominators[name]) for name, weighted in terms.items()}
             total = tf.add_n(list(losses.values()))
             if self._state.loss_scale is not None:
                 total *= self._state.loss_scale.read()
@@ -162,9 +172,21 @@ class ReplicaStep:
         return tf.constant(0)
 
 
-def _share(weighted: WeightedTerm, denominator: tf.Tensor) -> tf.Tensor:
-    # Not divide_no_nan: it would turn a NaN over 0 into an innocent 0.
-    return weighted.weight * weighted.term.numerator / tf.where(denominator > 0, denominator, 1.0)
+def apply_summed(
+    optimizer: keras.optimizers.Optimizer | keras.optimizers.legacy.Optimizer,
+    gradients: Sequence[tf.Tensor],
+    weights: Sequence[tf.Variable],
+) -> None:
+    """Takes a step of an optimizer, of the new kind or the old; in replica context.
+
+    Args:
+        optimizer: With all of its slots.
+        gradients: Of the whole batch: sums over the replicas, the same on each.
+        weights: What they are the gradients of.
+    """
+    legacy = isinstance(optimizer, keras.optimizers.legacy.Optimizer)
+    summed = {"experimental_aggregate_gradients" if legacy else "skip_gradients_aggregation": not legacy}
+    optimizer.apply_gradients(zip(gradients, weights, strict=True), **summed)
 
 
 def _nothing() -> tf.Tensor:
