@@ -60,6 +60,7 @@ def test_xla_device(programs, texts, benchmark_module, tmp_path: Path) -> None:
     assert MERGE not in rows or rows[MERGE]["published_ms"] == 3
 
 
+@pytest.mark.slow
 def test_runtime_row(benchmark_module, tmp_path: Path) -> None:
     runtimes = benchmark_module("runtimes")
     model = runtimes.random_model("shapes/mobilenet_v3_small", tmp_path)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pytest
 import tensorflow as tf
 
 from deeplab2_lite.config_loading import load_config, resolve_dataset_info
@@ -12,6 +13,8 @@ from deeplab2_lite.data.shapes import generate_scene
 from deeplab2_lite.data.targets import make_targets
 from deeplab2_lite.runtimes.jax_module import JaxModule
 from deeplab2_lite.trainer.step_program import build_step, export_step
+
+from .tiny import tiny_network
 
 SMALL = (
     "data.crop_size=[65,97],train.batch_size=2,train.steps=10,"
@@ -22,7 +25,11 @@ SMALL = (
 STEPS = 3
 
 
-def test_losses_and_state_are_those_of_tensorflow(tmp_path: Path) -> None:
+@pytest.mark.parametrize("network", ["tiny", pytest.param("mobilenet_v3_small", marks=pytest.mark.slow)])
+def test_losses_and_state_are_those_of_tensorflow(network: str, tmp_path: Path, monkeypatch) -> None:
+    if network == "tiny":
+        build = "deeplab2_lite.trainer.step_program.build_model"
+        monkeypatch.setattr(build, lambda config, num_classes, size: tiny_network(config, num_classes))
     config = load_config("shapes/mobilenet_v3_small", SMALL)
     info = resolve_dataset_info(config)
     program = JaxModule(export_step(config, info, tmp_path / "step"))
