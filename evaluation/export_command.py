@@ -15,7 +15,7 @@ from deeplab2_lite.config import Size
 from deeplab2_lite.config_loading import load_config
 from deeplab2_lite.data.images import read_rgb
 from deeplab2_lite.errors import UserError
-from deeplab2_lite.evaluation.predict import find_images
+from deeplab2_lite.evaluation.inputs import find_images
 from deeplab2_lite.files import writing_to
 from deeplab2_lite.runtimes.request import FORMATS, PRECISIONS, ExportRequest, check_model, check_request
 
