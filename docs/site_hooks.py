@@ -129,10 +129,7 @@ def public_names(module: str) -> list[str]:
         return [f"{full}.{home}" if home == name else f"{full}.{home}.{name}" for name, home in homes.items()]
     if "__all__" in assigned:
         homes = {
-            alias.name: node.module
-            for node in source.body
-            if isinstance(node, ast.ImportFrom)
-            for alias in node.names
+            alias.name: node.module for node in source.body if isinstance(node, ast.ImportFrom) for alias in node.names
         }
         return [f"{homes.get(name, full)}.{name}" for name in ast.literal_eval(assigned["__all__"])]
     defined = [node.name for node in source.body if isinstance(node, ast.ClassDef | ast.FunctionDef)]

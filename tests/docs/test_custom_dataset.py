@@ -103,7 +103,10 @@ def test_the_experiment_is_valid_over_the_one_it_names(here):
 @pytest.mark.slow
 def test_train_evaluate_predict(here):
     assert cli.main([*COMMANDS["instance_masks"], "--num_processes=1"]) == 0
-    train = [word if not word.startswith("--budget") else f"--params_override={SHORT},train.steps=6" for word in COMMANDS["train"]]
+    train = [
+        word if not word.startswith("--budget") else f"--params_override={SHORT},train.steps=6"
+        for word in COMMANDS["train"]
+    ]
     assert cli.main(train) == 0
     for name in ("learning_curve.png", "metrics.json", "export/saved_model/saved_model.pb"):
         assert (here / "runs" / "beads" / name).is_file()

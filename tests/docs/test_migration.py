@@ -1,4 +1,4 @@
-"""The migration pages: settings that exist, files that load and say what they are beside, commands that are understood."""
+"""The migration pages: settings that exist, files that say what theirs say, commands that are understood."""
 
 from __future__ import annotations
 

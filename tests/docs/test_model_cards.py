@@ -42,7 +42,9 @@ def test_published_figures_are_those_of_the_experiments_and_said_to_be_the_paper
     assert "not been trained to the end here" in text
     info = load_dataset_info(folder)
     assert f"{info.num_classes} classes, {len(info.thing_ids)} things" in text
-    limits = {resolve_dataset_info(load_config(n)).stuff_area_limit for n in packaged_experiments() if n.startswith(folder)}
+    limits = {
+        resolve_dataset_info(load_config(n)).stuff_area_limit for n in packaged_experiments() if n.startswith(folder)
+    }
     assert f"stuff below {limits.pop():,} pixels is void" in text
     assert not limits
 

@@ -15,9 +15,9 @@ import pytest
 pytest.importorskip("build")
 pytest.importorskip("setuptools", minversion="77")
 
-from .building import ROOT, build, contents, copy_of_checkout, files_to_install, metadata
-
 import deeplab2_lite
+
+from .building import ROOT, build, contents, copy_of_checkout, files_to_install, metadata
 
 
 @pytest.fixture(scope="module")
