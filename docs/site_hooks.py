@@ -45,9 +45,13 @@ REFERENCE: dict[str, tuple[str, tuple[str, ...]]] = {
 # ---- Before the files are read
 
 
-def on_config(config: MkDocsConfig) -> MkDocsConfig:
-    """Lays out the package, and completes the navigation."""
+def on_startup(command: str, dirty: bool) -> None:
+    """Lays out the package: mkdocstrings drops a folder that is not there when the configuration is read."""
     _lay_out_package(ROOT / "build" / "api" / "deeplab2_lite")
+
+
+def on_config(config: MkDocsConfig) -> MkDocsConfig:
+    """Completes the navigation."""
     named = set(_pages(config.nav))
     rest = {path.relative_to(config.docs_dir).as_posix() for path in Path(config.docs_dir).glob("*.md")} - named
     for section in config.nav:
