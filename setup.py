@@ -30,6 +30,7 @@ PACKAGES = {
 setup(
     packages=list(PACKAGES),
     package_dir=PACKAGES,
+    include_package_data=False,  # what package_data names, and nothing else
     package_data={
         "deeplab2_lite": ["py.typed"],
         "deeplab2_lite.configs": ["*/*.yaml"],

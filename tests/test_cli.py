@@ -88,7 +88,13 @@ for words in {[words.split() for words in HELP]!r}:
     done = run_python("-c", script)
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
-    for expected in ("train, evaluate and export", "--experiment", "--high_depth", "--output", "0.1.0"):
+    for expected in (
+        "train, evaluate and export",
+        "--experiment",
+        "--high_depth",
+        "--output",
+        deeplab2_lite.__version__,
+    ):
         assert expected in done.stdout
 
 
