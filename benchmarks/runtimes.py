@@ -1,25 +1,36 @@
 """Times one model in every runtime, beside TensorFlow: python benchmarks/runtimes.py --input_size 513x1025
 
 Each runtime has a process of its own, with as many threads as there are cores; the image is fixed, the time is from
-uint8 image to panoptic map, both in memory. Without --model the network has random weights: its map is as unstable
-as noise, so shares of equal pixels mean something with --model and real images alone.
+uint8 image to panoptic map, both in memory (`serving_bytes` decodes a PNG, `litert_int8` gives the heads alone, which
+TensorFlow merges before maps are compared). Without --model the network has random weights: its map is as unstable as
+noise, so shares of equal pixels mean something with --model and real images alone.
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
+import dataclasses
 import multiprocessing
 import os
 import shutil
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-RUNTIMES = ("tensorflow", "saved_model", "onnx", "openvino", "litert", "litert_float16", "stablehlo")
+import numpy as np
+
+SAVED_MODELS = ("saved_model", "serving_bytes", "frozen", "c_program")
+RUNTIMES = (
+    *("tensorflow", "evaluator", *SAVED_MODELS, "onnx", "openvino"),
+    *("litert", "litert_float16", "litert_int8", "stablehlo"),
+)
+C_PROGRAM = Path(__file__).parents[1] / "tests" / "serving" / "predict.c"
 COLUMNS = ("runtime", "export_seconds", "megabytes", "ms", "equal_pixels", "images")
 
 
@@ -40,57 +51,144 @@ def random_model(experiment: str, folder: Path) -> Path:
     return folder
 
 
+class Contender(NamedTuple):
+    """A runtime with the model in it.
+
+    Attributes:
+        run: From uint8 images [1, height, width, 3] to outputs by name.
+        milliseconds: Of so many runs; None where `run` is to be timed.
+        has_maps: Whether it merges.
+    """
+
+    run: Callable[[np.ndarray], dict[str, np.ndarray]]
+    milliseconds: Callable[[np.ndarray, int], float] | None = None
+    has_maps: bool = True
+
+
 def measure_runtime(
     runtime: str, model_dir: Path, size: tuple[int, int], image_folder: Path | None, runs: int, most_images: int
 ) -> dict[str, Any]:
     """Exports to one runtime and times it, in a process of its own."""
     os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
-    import numpy as np
-
     from deeplab2_lite.data.images import read_rgb
     from deeplab2_lite.data.shapes import generate_scene
     from deeplab2_lite.evaluation.export_command import resized
     from deeplab2_lite.evaluation.inputs import find_images
     from deeplab2_lite.loading import load_model_dir
     from deeplab2_lite.runtimes.comparing import compare
-    from deeplab2_lite.runtimes.exporting import export, load_export
     from deeplab2_lite.runtimes.program import reference_function
-    from deeplab2_lite.runtimes.request import ExportRequest
 
     model = load_model_dir(model_dir)
-    reference = reference_function(model, postprocessing=True)
     if image_folder is None:
         images = {"drawn image": generate_scene(0, "benchmark", 0, *size)[0]}
     else:
         images = {path.name: resized(read_rgb(path), size) for path in find_images(image_folder)[:most_images]}
     row: dict[str, Any] = {"runtime": runtime, "images": len(images)}
-    if runtime == "tensorflow":
-
-        def run(batch: np.ndarray) -> dict[str, np.ndarray]:
-            return {name: tensor.numpy() for name, tensor in reference(batch).items()}
-    else:
-        name, _, precision = runtime.partition("_float")
-        fixed = None if name == "saved_model" else size
-        request = ExportRequest(name, fixed, precision=f"float{precision or 32}")
-        folder = model_dir / "export" / runtime
-        start = time.perf_counter()
-        export(model, request, folder)
+    folder = model_dir / "export" / runtime
+    start = time.perf_counter()
+    contender = open_runtime(runtime, model, size, list(images.values()), folder)
+    if folder.is_dir():
         row["export_seconds"] = round(time.perf_counter() - start)
         row["megabytes"] = round(sum(p.stat().st_size for p in folder.rglob("*") if p.is_file()) / 1e6)
-        run = load_export(folder, name, os.cpu_count())
-    batch = next(iter(images.values()))[None]
-    times = []
-    for number in range(runs + 1):
-        start = time.perf_counter()
-        run(batch)
-        times.append(1e3 * (time.perf_counter() - start))
-        if number == 0 and times[0] > 60_000:
-            # A minute and more: the first, which may compile, has to do.
-            break
-    row["ms"] = round(statistics.median(times[1:] or times))
-    compared = [compare(name, image, run, reference, model, 1) for name, image in images.items()]
+    row["ms"] = round((contender.milliseconds or timed(contender.run))(next(iter(images.values()))[None], runs))
+    reference = reference_function(model, contender.has_maps)
+    compared = [compare(name, image, contender.run, reference, model, 1) for name, image in images.items()]
     row["equal_pixels"] = round(min(found.equal_pixels for found in compared), 5)
     return row
+
+
+def open_runtime(runtime: str, model: Any, size: tuple[int, int], images: list[np.ndarray], folder: Path) -> Contender:
+    """Exports a model into a folder, where there is something to export, and loads it."""
+    from deeplab2_lite.runtimes.exporting import export, load_export
+    from deeplab2_lite.runtimes.request import ExportRequest
+
+    if runtime in ("tensorflow", "evaluator"):
+        return Contender(in_python(model, runtime == "evaluator"))
+    if runtime in SAVED_MODELS:
+        return saved_model(runtime, model, folder)
+    name, _, precision = runtime.partition("_")
+    is_int8 = precision == "int8"
+    request = ExportRequest(
+        name, size, postprocessing=not is_int8, precision=precision or "float32", calibration_images=folder
+    )
+    export(model, request, folder, (image[None] for image in images))
+    return Contender(load_export(folder, name, os.cpu_count()), has_maps=not is_int8)
+
+
+def in_python(model: Any, as_evaluator: bool) -> Callable[[np.ndarray], dict[str, np.ndarray]]:
+    """What `Predictor` runs; or the evaluation's step, in whose batches each image says its size."""
+    import tensorflow as tf
+
+    from deeplab2_lite.inference import InferenceSettings, infer, result_tensors
+    from deeplab2_lite.runtimes.program import reference_function
+
+    settings = InferenceSettings.from_config(model.config, model.info)
+
+    @tf.function(autograph=False)
+    def evaluate(images: tf.Tensor) -> dict[str, tf.Tensor]:
+        inference = infer(model.network, images, settings, tf.constant([images.shape[1:3]]))
+        return result_tensors(inference.result, inference.instance_scores)
+
+    function = evaluate if as_evaluator else reference_function(model, postprocessing=True)
+    return lambda batch: {name: tensor.numpy() for name, tensor in function(tf.constant(batch)).items()}
+
+
+def saved_model(kind: str, model: Any, folder: Path) -> Contender:
+    """A SavedModel by one of its signatures, or by the C program."""
+    import tensorflow as tf
+
+    from deeplab2_lite.export import export_saved_model
+
+    serving = dataclasses.replace(model.config.export, frozen=kind == "frozen")
+    export_saved_model(model.network, dataclasses.replace(model.config, export=serving), model.info, folder)
+    if kind == "c_program":
+        return c_program(folder)
+    signatures = tf.saved_model.load(str(folder)).signatures
+
+    def run(batch: np.ndarray) -> dict[str, np.ndarray]:
+        if kind == "serving_bytes":
+            outputs = signatures["serving_bytes"](image_bytes=tf.stack([tf.io.encode_png(image) for image in batch]))
+        else:
+            outputs = signatures["serving_default"](images=tf.constant(batch))
+        return {name: tensor.numpy() for name, tensor in outputs.items()}
+
+    return Contender(run)
+
+
+def c_program(folder: Path) -> Contender:
+    """tests/serving/predict.c on libtensorflow."""
+    from libtensorflow import compile_program
+
+    program = compile_program(C_PROGRAM, folder / "predict")
+
+    def start(batch: np.ndarray, runs: int) -> str:
+        (folder / "image.rgb").write_bytes(np.ascontiguousarray(batch[0]).tobytes())
+        words = [program, folder, "pixels", folder / "image.rgb", folder / "map", *batch.shape[1:3], runs]
+        return subprocess.run(list(map(str, words)), capture_output=True, text=True, check=True).stdout
+
+    def run(batch: np.ndarray) -> dict[str, np.ndarray]:
+        start(batch, 1)
+        values = np.fromfile(folder / "map", np.int32)
+        return {"panoptic_pred": values[2:].reshape(1, *values[:2])}
+
+    return Contender(run, lambda batch, runs: float(start(batch, runs).split()[0]))
+
+
+def timed(run: Callable[[np.ndarray], Any]) -> Callable[[np.ndarray, int], float]:
+    """Returns what times it: the median of so many runs, in milliseconds."""
+
+    def milliseconds(batch: np.ndarray, runs: int) -> float:
+        times = []
+        for number in range(runs + 1):
+            start = time.perf_counter()
+            run(batch)
+            times.append(1e3 * (time.perf_counter() - start))
+            if number == 0 and times[0] > 60_000:
+                # A minute and more: the first, which may compile, has to do.
+                break
+        return statistics.median(times[1:] or times)
+
+    return milliseconds
 
 
 def main() -> None:

@@ -38,6 +38,12 @@ REFERENCE: dict[str, tuple[str, tuple[str, ...]]] = {
     "pretrained": ("Weights of other code bases.", ("pretrained",)),
     "data": ("Records and training input.", ("data.records", "data.pipeline", "data.augment", "data.targets")),
     "evaluation": ("Figures by the official rules.", ("evaluation", "evaluation.evaluate", "evaluation.report")),
+    "keras": (
+        "Networks as Keras models that fit.",
+        ("panoptic_deeplab", "trainer.fitting", "data.fitting", "trainer.evaluation_callback", "panoptic_losses"),
+    ),
+    "runtimes": ("Models for other runtimes.", ("runtimes.request", "runtimes.exporting", "runtimes.comparing")),
+    "serving": ("Models for TF Serving.", ("serving.versions", "serving.freezing", "serving.outputs")),
     "trainer": ("The training loop.", ("trainer.experiment", "trainer.loop", "trainer.panoptic")),
 }
 

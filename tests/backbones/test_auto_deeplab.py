@@ -80,7 +80,7 @@ def conv_macs(model: keras.Model) -> int:
     [
         ("auto_deeplab_l_plus", (8, 4), 41_539_220, 1_326_293e6),
         pytest.param("auto_deeplab_xl_plus", (4,), 71_980_148, 2_154_927e6, marks=pytest.mark.slow),
-        ("auto_deeplab_xl_plus_plus", (8, 4), 72_156_948, 2_163_548e6),
+        pytest.param("auto_deeplab_xl_plus_plus", (8, 4), 72_156_948, 2_163_548e6, marks=pytest.mark.slow),
     ],
 )
 def test_table_5(name, skip_strides, parameters, macs):

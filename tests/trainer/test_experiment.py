@@ -128,6 +128,7 @@ def test_the_learning_curve_has_losses_by_step_and_the_figures_of_evaluations(ru
         assert min(picture.size) > 400
 
 
+@pytest.mark.slow
 def test_a_budget_is_measured_once_and_trains_as_so_many_steps_do(run, tmp_path, monkeypatch, capsys):
     settings = f"{SMALL},train.image_interval=null".replace(",train.steps=6", "")
     arguments = ["--mode", "train", "--model_dir", str(tmp_path), "--params_override", settings]

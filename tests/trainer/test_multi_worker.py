@@ -72,6 +72,7 @@ def flat(arrays):
     return np.concatenate([np.ravel(arrays[name]).astype(np.float64) for name in sorted(arrays)])
 
 
+@pytest.mark.slow
 def test_two_workers_do_what_one_process_does(records, tmp_path):
     (tmp_path / "one").mkdir()
     (tmp_path / "two").mkdir()

@@ -1,0 +1,1 @@
+"""A package, since others install a `tests` of their own, which would be taken for this one."""
