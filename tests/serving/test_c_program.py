@@ -54,6 +54,7 @@ def test_pixels_on_the_frozen_model(program: Path, frozen: Path, trained: Traine
     assert np.mean(_map(output) == trained.panoptic(scenes[0])) >= 0.999
 
 
+@pytest.mark.slow
 def test_what_is_no_image_is_refused(program: Path, served: Path, tmp_path: Path) -> None:
     image = tmp_path / "image.jpg"
     image.write_bytes(b"no image")
