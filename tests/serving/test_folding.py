@@ -19,7 +19,12 @@ from .conftest import SMALL, Trained, meta_graph_of, with_trained_statistics
 
 NORMS = ("FusedBatchNorm", "FusedBatchNormV2", "FusedBatchNormV3", "Rsqrt")
 CONVOLUTIONS = (keras.layers.Conv2D, keras.layers.DepthwiseConv2D)
-NO_SKIPS = "model.decoder.skip_strides=[],model.semantic.projection_channels=[],model.instance.projection_channels=[]"
+# HRNet has neither ASPP nor skips.
+NO_SKIPS = "model.decoder.skip_strides=[]," + ",".join(
+    f"model.{name}.{key}"
+    for name in ("semantic", "instance")
+    for key in ("projection_channels=[]", "aspp_channels=256")
+)
 
 
 def _operations(saved_model: Path) -> Counter:
