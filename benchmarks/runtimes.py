@@ -126,7 +126,7 @@ def in_python(model: Any, as_evaluator: bool) -> Callable[[np.ndarray], dict[str
 
     @tf.function(autograph=False)
     def evaluate(images: tf.Tensor) -> dict[str, tf.Tensor]:
-        inference = infer(model.network, images, settings, tf.constant([images.shape[1:3]]))
+        inference = infer(model.network, images, settings, tf.shape(images)[tf.newaxis, 1:3])
         return result_tensors(inference.result, inference.instance_scores)
 
     function = evaluate if as_evaluator else reference_function(model, postprocessing=True)

@@ -55,7 +55,9 @@ def build_program(model: TrainedModel, request: ExportRequest) -> Program:
         # XLA compiles the stripes of `infer` well, and whole logits badly.
         return compiled_program(model, settings, request)
     compute = _segment if request.postprocessing else _heads
-    spec = tf.TensorSpec(request.input_shape, tf.uint8, name=INPUT)
+    # Of a fixed size tf2onnx makes resizing by factors, which round to other sizes than TensorFlow's.
+    shape = (None, None, None, 3) if request.format == "onnx" else request.input_shape
+    spec = tf.TensorSpec(shape, tf.uint8, name=INPUT)
     function = tf.function(lambda images: compute(model.network, images, settings), [spec], autograph=False)
     return _program(function, spec, model)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +23,13 @@ FILE = "model.onnx"
 OPSET = 17
 
 
-def convert(program: Program, folder: Path) -> None:
+def convert(program: Program, folder: Path, input_shape: Sequence[int | None]) -> None:
     """Writes a program.
 
     Args:
-        program: What to convert.
+        program: What to convert, of any size.
         folder: Gets `model.onnx`.
+        input_shape: Of the images that the file takes; None is any.
     """
     import onnx
     import tf2onnx
@@ -43,6 +44,7 @@ def convert(program: Program, folder: Path) -> None:
         tf2onnx.convert.from_function(
             program.function, [program.input], opset=OPSET, custom_op_handlers=handlers, output_path=str(path)
         )
+    _fix_input(path, input_shape)
     # tf2onnx only logs what it cannot convert, and leaves TensorFlow's operation in the file.
     onnx.checker.check_model(str(path))
 
@@ -69,6 +71,16 @@ def load(folder: Path, threads: int | None = None) -> Runner:
         return dict(zip(names, session.run(names, {INPUT: images}), strict=True))
 
     return run
+
+
+def _fix_input(path: Path, shape: Sequence[int | None]) -> None:
+    import onnx
+
+    if None not in shape[:3]:
+        model = onnx.load(str(path))
+        for dimension, side in zip(model.graph.input[0].type.tensor_type.shape.dim, shape, strict=True):
+            dimension.dim_value = side
+        onnx.save(model, str(path))
 
 
 @contextlib.contextmanager

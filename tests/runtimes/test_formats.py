@@ -78,6 +78,19 @@ def _check_heads(folder: Path, name: str, model: TrainedModel, scene: np.ndarray
     assert found.equal_pixels >= 0.999
 
 
+def test_onnx_of_fixed_size(model: TrainedModel, scenes, tmp_path: Path) -> None:
+    pytest.importorskip("tf2onnx")
+    # 97 of stride 4 is 25: a factor that is no short fraction.
+    run = load_export(export(model, ExportRequest("onnx", SIZE, batch_size=2), tmp_path / "onnx"), "onnx")
+    found, images = run(np.stack(scenes[:2])), np.stack(scenes[:2])
+    expected = reference_function(model, postprocessing=True)(images)
+    assert np.mean(found["panoptic_pred"] == expected["panoptic_pred"].numpy()) >= 0.999
+    manifest = json.loads((tmp_path / "onnx" / "manifest.json").read_text())
+    assert manifest["inputs"]["images"]["shape"] == [2, *SIZE, 3]
+    with pytest.raises(Exception, match="invalid dimensions"):
+        run(images[:1])
+
+
 @pytest.mark.slow
 def test_batch_of_fixed_size(model: TrainedModel, scenes, tmp_path: Path) -> None:
     pytest.importorskip("ai_edge_litert")
