@@ -119,8 +119,9 @@ def _compare(points: _Points, order: tf.Tensor, position: tf.Tensor, active: tf.
 
     def compare(candidate: tf.Tensor, least: tf.Tensor, nearest: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         number = tf.gather(candidate, points.cell)
-        center_y, center_x = tf.unstack(tf.gather(position, number), axis=-1)
-        distance = _square_distance(points.y, center_y) + _square_distance(points.x, center_x)
+        center = tf.gather(position, number)
+        # Not unstacked: LiteRT refuses that where there are no points.
+        distance = _square_distance(points.y, center[..., 0]) + _square_distance(points.x, center[..., 1])
         closer = distance < least
         following = tf.reduce_min(tf.where(order > candidate[:, tf.newaxis], order, none), axis=1)
         return following, tf.where(closer, distance, least), tf.where(closer, number, nearest)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -89,6 +90,17 @@ def test_onnx_of_fixed_size(model: TrainedModel, scenes, tmp_path: Path) -> None
     assert manifest["inputs"]["images"]["shape"] == [2, *SIZE, 3]
     with pytest.raises(Exception, match="invalid dimensions"):
         run(images[:1])
+
+
+def test_litert_where_no_pixel_has_two_candidates(scenes, tmp_path: Path, model: TrainedModel) -> None:
+    pytest.importorskip("ai_edge_litert")
+    # No centre at all: nothing is left to compare, and loops run over nothing.
+    quiet = dataclasses.replace(model.config.postprocessing, center_threshold=1e9)
+    model = model._replace(config=dataclasses.replace(model.config, postprocessing=quiet))
+    found = load_export(export(model, _request("litert"), tmp_path / "litert"), "litert")(scenes[0][None])
+    expected = reference_function(model, postprocessing=True)(scenes[0][None])
+    np.testing.assert_array_equal(found["instance_pred"], 0)
+    assert np.mean(found["panoptic_pred"] == expected["panoptic_pred"].numpy()) >= 0.999
 
 
 @pytest.mark.slow
