@@ -15,7 +15,6 @@ import multiprocessing
 import os
 import shutil
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -30,7 +29,6 @@ RUNTIMES = (
     *("tensorflow", "evaluator", *SAVED_MODELS, "onnx", "openvino"),
     *("litert", "litert_float16", "litert_int8", "stablehlo"),
 )
-C_PROGRAM = Path(__file__).parents[1] / "tests" / "serving" / "predict.c"
 COLUMNS = ("runtime", "export_seconds", "megabytes", "ms", "equal_pixels", "images")
 
 
@@ -157,21 +155,14 @@ def saved_model(kind: str, model: Any, folder: Path) -> Contender:
 
 def c_program(folder: Path) -> Contender:
     """tests/serving/predict.c on libtensorflow."""
-    from libtensorflow import compile_program
+    from libtensorflow import compile_program, run_program
 
-    program = compile_program(C_PROGRAM, folder / "predict")
-
-    def start(batch: np.ndarray, runs: int) -> str:
-        (folder / "image.rgb").write_bytes(np.ascontiguousarray(batch[0]).tobytes())
-        words = [program, folder, "pixels", folder / "image.rgb", folder / "map", *batch.shape[1:3], runs]
-        return subprocess.run(list(map(str, words)), capture_output=True, text=True, check=True).stdout
+    program = compile_program(folder / "predict")
 
     def run(batch: np.ndarray) -> dict[str, np.ndarray]:
-        start(batch, 1)
-        values = np.fromfile(folder / "map", np.int32)
-        return {"panoptic_pred": values[2:].reshape(1, *values[:2])}
+        return {"panoptic_pred": run_program(program, folder, batch[0], 1, folder)[1][None]}
 
-    return Contender(run, lambda batch, runs: float(start(batch, runs).split()[0]))
+    return Contender(run, lambda batch, runs: run_program(program, folder, batch[0], runs, folder)[0])
 
 
 def timed(run: Callable[[np.ndarray], Any]) -> Callable[[np.ndarray, int], float]:

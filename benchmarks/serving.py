@@ -9,23 +9,19 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import re
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
-from libtensorflow import compile_program
+from libtensorflow import compile_program, run_program
 from measure import Ratio, compare
 
 from deeplab2_lite.config_loading import load_config, resolve_dataset_info
 from deeplab2_lite.data.shapes import generate_scene
 from deeplab2_lite.export import export_saved_model
 from deeplab2_lite.model import build_model
-
-SOURCE = Path(__file__).parents[1] / "tests" / "serving" / "predict.c"
 
 
 def export_both(experiment: str, folder: Path) -> dict[str, Path]:
@@ -50,14 +46,8 @@ def compare_both(paths: dict[str, Path], image: np.ndarray, runs: int) -> Ratio:
 
 def measure_c_program(paths: dict[str, Path], image: np.ndarray, runs: int, folder: Path) -> dict[str, float]:
     """Returns milliseconds by SavedModel, each in a process of its own."""
-    program, pixels = compile_program(SOURCE, folder / "predict"), folder / "image.rgb"
-    pixels.write_bytes(np.ascontiguousarray(image).tobytes())
-    times = {}
-    for name, path in paths.items():
-        words = [program, path, "pixels", pixels, folder / "map", *image.shape[:2], runs]
-        done = subprocess.run(list(map(str, words)), capture_output=True, text=True, check=True)
-        times[name] = float(re.match(r"([\d.]+) ms", done.stdout)[1])
-    return times
+    program = compile_program(folder / "predict")
+    return {name: run_program(program, path, image, runs, folder)[0] for name, path in paths.items()}
 
 
 def main() -> None:

@@ -89,9 +89,6 @@ def load_export(folder: Path, format_name: str, threads: int | None = None) -> R
 
 def _convert(program: Program, request: ExportRequest, folder: Path, images: Iterable[np.ndarray]) -> dict[str, Any]:
     module = _module(request.format)
-    if request.format == "onnx":
-        module.convert(program, folder, request.input_shape)
-        return {}
     if request.format == "litert":
         module.convert(program, folder, request.precision, images)
         return {}
@@ -108,7 +105,7 @@ def _manifest(program: Program, request: ExportRequest) -> dict[str, Any]:
         "format": request.format,
         "postprocessing": request.postprocessing,
         "precision": request.precision,
-        "inputs": {INPUT: {"shape": list(request.input_shape), "dtype": program.input.dtype.name}},
+        "inputs": {INPUT: {"shape": list(program.input_shape), "dtype": program.input.dtype.name}},
         "outputs": {name: _describe(tensor) for name, tensor in sorted(outputs.items())},
     }
 

@@ -29,11 +29,13 @@ class Program(NamedTuple):
         function: Takes `images`, gives a dictionary of tensors.
         input: Shape and type of the images.
         module: What keeps its variables alive.
+        input_shape: Of the images that the converted model is to take; None is any. `input` is of these, or of more.
     """
 
     function: Any
     input: tf.TensorSpec
     module: tf.Module
+    input_shape: tuple[int | None, ...]
 
     def concrete(self) -> Any:
         """Returns the one graph of the function."""
@@ -59,7 +61,7 @@ def build_program(model: TrainedModel, request: ExportRequest) -> Program:
     shape = (None, None, None, 3) if request.format == "onnx" else request.input_shape
     spec = tf.TensorSpec(shape, tf.uint8, name=INPUT)
     function = tf.function(lambda images: compute(model.network, images, settings), [spec], autograph=False)
-    return _program(function, spec, model)
+    return _program(function, spec, model, request)
 
 
 def compiled_program(model: TrainedModel, settings: InferenceSettings, request: ExportRequest) -> Program:
@@ -72,7 +74,7 @@ def compiled_program(model: TrainedModel, settings: InferenceSettings, request: 
         return result_tensors(inference.result, inference.instance_scores)
 
     spec = tf.TensorSpec(request.input_shape, tf.uint8, name=INPUT)
-    return _program(tf.function(segment, [spec], autograph=False, jit_compile=True), spec, model)
+    return _program(tf.function(segment, [spec], autograph=False, jit_compile=True), spec, model, request)
 
 
 def reference_function(model: TrainedModel, postprocessing: bool) -> Any:
@@ -89,10 +91,10 @@ def reference_function(model: TrainedModel, postprocessing: bool) -> Any:
     return run
 
 
-def _program(function: Any, spec: tf.TensorSpec, model: TrainedModel) -> Program:
+def _program(function: Any, spec: tf.TensorSpec, model: TrainedModel, request: ExportRequest) -> Program:
     module = tf.Module()
     module.network, module.function = model.network, function
-    return Program(function, spec, module)
+    return Program(function, spec, module, request.input_shape)
 
 
 def _on_grid(network: Any, images: tf.Tensor, settings: InferenceSettings) -> HeadsOnGrid:

@@ -23,13 +23,12 @@ FILE = "model.onnx"
 OPSET = 17
 
 
-def convert(program: Program, folder: Path, input_shape: Sequence[int | None]) -> None:
+def convert(program: Program, folder: Path) -> None:
     """Writes a program.
 
     Args:
         program: What to convert, of any size.
         folder: Gets `model.onnx`.
-        input_shape: Of the images that the file takes; None is any.
     """
     import onnx
     import tf2onnx
@@ -44,7 +43,7 @@ def convert(program: Program, folder: Path, input_shape: Sequence[int | None]) -
         tf2onnx.convert.from_function(
             program.function, [program.input], opset=OPSET, custom_op_handlers=handlers, output_path=str(path)
         )
-    _fix_input(path, input_shape)
+    _fix_input(path, program.input_shape)
     # tf2onnx only logs what it cannot convert, and leaves TensorFlow's operation in the file.
     onnx.checker.check_model(str(path))
 

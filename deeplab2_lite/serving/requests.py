@@ -17,10 +17,7 @@ def refuse_unless(condition: tf.Tensor, *message: str | tf.Tensor) -> tf.Operati
     Returns:
         The operation, which whatever must not run without the condition depends on.
     """
-    parts = [
-        part if isinstance(part, str) or part.dtype == tf.string else tf.strings.as_string(part) for part in message
-    ]
-    return tf.debugging.Assert(condition, [tf.strings.join(parts)])
+    return tf.debugging.Assert(condition, [tf.strings.join([_text(part) for part in message])])
 
 
 def checked_images(images: tf.Tensor, max_side: int | None) -> tf.Tensor:

@@ -14,7 +14,6 @@ import pytest
 from .conftest import Trained
 from .encoding import decode, encode
 
-SOURCE = Path(__file__).parent / "predict.c"
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
 
@@ -25,7 +24,7 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(BENCHMARKS))
         from libtensorflow import compile_program
-    return compile_program(SOURCE, tmp_path_factory.mktemp("program") / "predict")
+    return compile_program(tmp_path_factory.mktemp("program") / "predict")
 
 
 def _run(program: Path, *words: object) -> subprocess.CompletedProcess[str]:
